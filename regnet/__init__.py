@@ -1,0 +1,1 @@
+"""Does RegNet's first GraphSAGE layer shrink gene expression the way Bayes' rule would?"""

@@ -1,0 +1,153 @@
+"""From edges to the two graph quantities of the note: the in-degree and the neighbour mean."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch_geometric.utils import degree, scatter
+
+
+def check_expression(x: Tensor, name: str = "x") -> None:
+    """Raise unless ``x`` is a finite floating-point matrix (genes, cells).
+
+    Args:
+        x: expression, shape (genes, cells), any unit.
+        name: what the message calls it.
+
+    Raises:
+        TypeError: not a floating-point tensor.
+        ValueError: not two-dimensional, or NaN or infinite; the message gives the first such entry.
+
+    >>> check_expression(torch.tensor([[0.0, float("nan")]]))
+    Traceback (most recent call last):
+        ...
+    ValueError: x must be finite; got nan at gene 0, cell 1 (1 such entry in all); remove or impute it first
+    """
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        got = f"a tensor of {x.dtype}" if isinstance(x, Tensor) else type(x).__name__
+        raise TypeError(f"{name} must be a floating-point torch.Tensor (genes, cells); got {got}; convert it with torch.as_tensor(..., dtype=torch.float32)")
+    if x.dim() != 2:
+        raise ValueError(f"{name} must be (genes, cells); got shape {tuple(x.shape)}")
+    bad = ~torch.isfinite(x)
+    if bad.any():
+        gene, cell = bad.nonzero()[0].tolist()
+        entries = "entry" if bad.sum() == 1 else "entries"
+        raise ValueError(
+            f"{name} must be finite; got {x[gene, cell].item()} at gene {gene}, cell {cell} "
+            f"({int(bad.sum())} such {entries} in all); remove or impute it first"
+        )
+
+
+def check_pair(x: Tensor, m: Tensor) -> None:
+    """Raise unless ``x`` and ``m`` are finite floating-point matrices of one shape (genes, cells).
+
+    Args:
+        x: expression.
+        m: neighbour means.
+
+    Raises:
+        TypeError, ValueError: see :func:`check_expression`; or the shapes or dtypes differ.
+
+    >>> check_pair(torch.zeros(3, 2), torch.zeros(3, 1))
+    Traceback (most recent call last):
+        ...
+    ValueError: x and m must both be (genes, cells); got x (3, 2) and m (3, 1)
+    """
+    if isinstance(x, Tensor) and isinstance(m, Tensor) and x.shape != m.shape:
+        raise ValueError(f"x and m must both be (genes, cells); got x {tuple(x.shape)} and m {tuple(m.shape)}")
+    check_expression(x, "x")
+    check_expression(m, "m")
+    if x.dtype != m.dtype:
+        raise TypeError(f"x and m must have one dtype; got x {x.dtype} and m {m.dtype}")
+
+
+def check_edge_index(edge_index: Tensor, num_genes: int) -> None:
+    """Raise unless ``edge_index`` is a non-empty integer matrix (2, edges) of genes that exist.
+
+    Args:
+        edge_index: regulator in row 0, target in row 1, as in PyTorch Geometric.
+        num_genes: how many genes there are.
+
+    Raises:
+        TypeError: not an integer tensor.
+        ValueError: wrong shape, no edge, or a gene outside ``0 .. num_genes - 1``.
+
+    >>> check_edge_index(torch.tensor([[0], [7]]), num_genes=3)
+    Traceback (most recent call last):
+        ...
+    ValueError: edge 0 (0 -> 7) names a gene that does not exist: there are 3 genes, numbered 0 to 2
+    """
+    if not isinstance(edge_index, Tensor) or edge_index.dtype not in (torch.int32, torch.int64):
+        got = f"a tensor of {edge_index.dtype}" if isinstance(edge_index, Tensor) else type(edge_index).__name__
+        raise TypeError(f"edge_index must be an integer torch.Tensor (2, edges); got {got}")
+    if edge_index.dim() != 2 or edge_index.size(0) != 2:
+        raise ValueError(f"edge_index must be (2, edges), regulators in row 0 and targets in row 1; got shape {tuple(edge_index.shape)}")
+    if edge_index.size(1) == 0:
+        raise ValueError("edge_index is empty: no gene has a regulator, so there is nothing to shrink toward")
+    outside = ((edge_index < 0) | (edge_index >= num_genes)).any(dim=0)
+    if outside.any():
+        edge = int(outside.nonzero()[0])
+        source, target = edge_index[:, edge].tolist()
+        raise ValueError(
+            f"edge {edge} ({source} -> {target}) names a gene that does not exist: "
+            f"there are {num_genes} genes, numbered 0 to {num_genes - 1}"
+        )
+
+
+def in_degree(edge_index: Tensor, num_genes: int) -> Tensor:
+    r"""Number of regulators of every gene, :math:`|\Gamma(i)|`.
+
+    Args:
+        edge_index: regulator -> target, shape (2, edges). An edge listed twice counts twice,
+            as everywhere in PyTorch Geometric.
+        num_genes: number of genes.
+
+    Returns:
+        Shape (genes,), int64.
+
+    Raises:
+        TypeError, ValueError: see :func:`check_edge_index`.
+
+    References:
+        Section 1 of the note.
+
+    >>> in_degree(torch.tensor([[0, 1], [2, 2]]), num_genes=3)
+    tensor([0, 0, 2])
+    """
+    check_edge_index(edge_index, num_genes)
+    return degree(edge_index[1], num_genes, dtype=torch.long)
+
+
+def neighbor_mean(x: Tensor, edge_index: Tensor) -> Tensor:
+    r"""Mean expression of each gene's regulators.
+
+    .. math:: m_{is} = \frac{1}{|\Gamma(i)|} \sum_{j \in \Gamma(i)} x_{js}
+
+    Args:
+        x: expression, shape (genes, cells), or any features of the genes.
+        edge_index: regulator -> target, shape (2, edges).
+
+    Returns:
+        Shape of ``x``. A gene without regulators gets zeros: an empty mean, not an estimate;
+        everything in :mod:`regnet.shrinkage` reports such a gene as undefined.
+
+    Raises:
+        TypeError, ValueError: see :func:`check_expression` and :func:`check_edge_index`.
+
+    References:
+        Section 1 of the note (chapter 1 of the book).
+
+    >>> neighbor_mean(torch.tensor([[1.0], [3.0], [0.0]]), torch.tensor([[0, 1], [2, 2]]))
+    tensor([[0.],
+            [0.],
+            [2.]])
+    """
+    check_expression(x)
+    check_edge_index(edge_index, x.size(0))
+    return mean_over_regulators(x, edge_index)
+
+
+def mean_over_regulators(x: Tensor, edge_index: Tensor) -> Tensor:
+    """:func:`neighbor_mean` without its checks, for use inside a layer and under automatic differentiation."""
+    regulator, target = edge_index
+    return scatter(x[regulator], target, dim=0, dim_size=x.size(0), reduce="mean")

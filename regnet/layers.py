@@ -1,0 +1,170 @@
+r"""What is inside a layer :math:`h = g(x, m)`: its weights, where they can be read.
+
+Three kinds are read, and for them :mod:`regnet.shrinkage` is exact:
+
+* Linear -> ReLU -> Linear on ``[x, m]``, the aggregator of the note's section 3, as a module
+  ``g(x, m)`` or as a ``torch.nn.Sequential`` that takes the concatenation,
+* one Linear on ``[x, m]``, likewise,
+* PyTorch Geometric's ``SAGEConv`` with mean aggregation, the layer of the note's Eq. (2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import Dropout, Identity, Linear, Module, ReLU, Sequential
+from torch_geometric.nn import SAGEConv
+from torch_geometric.nn.aggr import MeanAggregation
+
+Layer = Callable[[Tensor, Tensor], Tensor] | Module
+
+
+class UnreadableLayerError(TypeError):
+    """The layer is none of the kinds whose weights can be read."""
+
+
+@dataclass(frozen=True)
+class LayerWeights:
+    """h = W2 relu(W_self x + W_neighbor m + bias) + bias_out, or the same without relu and W2."""
+
+    w_self: Tensor
+    w_neighbor: Tensor
+    bias: Tensor
+    w_out: Tensor | None
+    bias_out: Tensor
+
+    def pre_activation(self, x: Tensor, m: Tensor) -> Tensor:
+        return x @ self.w_self.T + m @ self.w_neighbor.T + self.bias
+
+    def mask(self, z: Tensor) -> Tensor:
+        """Which units pass their input on; at the kink itself autograd, too, takes the slope 0."""
+        return torch.ones_like(z, dtype=torch.bool) if self.w_out is None else z > 0
+
+    def out(self, hidden: Tensor, dim: int = 1) -> Tensor:
+        if self.w_out is None:
+            return hidden
+        return hidden @ self.w_out.T if dim == 1 else self.w_out @ hidden
+
+    def push(self, z: Tensor, delta_self: Tensor, delta_neighbor: Tensor) -> tuple[Tensor, Tensor]:
+        """A delta and B delta, (genes, hidden) each, from the pre-activations and W1 delta."""
+        active = self.mask(z)
+        return self.out(active * delta_self), self.out(active * delta_neighbor)
+
+    def __call__(self, x: Tensor, m: Tensor) -> Tensor:
+        z = self.pre_activation(x, m)
+        return self.out(self.mask(z) * z) + self.bias_out
+
+
+def as_function(layer: Layer) -> Callable[[Tensor, Tensor], Tensor]:
+    r"""The layer as ``g(x, m)``.
+
+    A ``Linear`` or ``Sequential`` gets the concatenation ``[x, m]``; a ``SAGEConv`` gets each mean as
+    the only neighbour of its gene; anything else is taken to be ``g(x, m)`` already.
+
+    Args:
+        layer: the layer.
+
+    Returns:
+        A callable of two (genes, features) tensors.
+
+    >>> as_function(SAGEConv(3, 2))(torch.ones(5, 3), torch.zeros(5, 3)).shape
+    torch.Size([5, 2])
+    """
+    if isinstance(layer, (Linear, Sequential)):
+        return lambda x, m: layer(torch.cat([x, m], dim=-1))
+    if isinstance(layer, SAGEConv):
+        return lambda x, m: layer((m, x), torch.arange(x.size(0), device=x.device).expand(2, -1))
+    return layer
+
+
+def read_layer(layer: Layer, x: Tensor, m: Tensor) -> LayerWeights:
+    """The layer's weights, checked against the layer's own output on the first rows of ``x`` and ``m``.
+
+    Args:
+        layer: one of the kinds at the top of this module.
+        x: expression, shape (genes, features).
+        m: neighbour means, same shape.
+
+    Returns:
+        The weights, detached.
+
+    Raises:
+        UnreadableLayerError: another kind of layer, or one that does more than its parts say; a ``TypeError``.
+        TypeError: the weights have another dtype than ``x``.
+        ValueError: the weights have another width than ``x``.
+
+    >>> read_layer(torch.nn.Linear(4, 3), torch.zeros(1, 2), torch.zeros(1, 2)).w_self.shape
+    torch.Size([3, 2])
+    """
+    weights = _read_sage(layer) if isinstance(layer, SAGEConv) else _read_modules(layer)
+    if weights.w_self.size(1) != x.size(1):
+        raise ValueError(f"the layer takes {weights.w_self.size(1)} features for each of x and m; got {x.size(1)}")
+    if weights.w_self.dtype != x.dtype:
+        raise TypeError(f"the layer's weights are {weights.w_self.dtype} and x is {x.dtype}; convert one, e.g. layer.to(x.dtype)")
+    if not _agrees(weights, as_function(layer), x[:2], m[:2]):
+        raise UnreadableLayerError(
+            f'{type(layer).__name__} has the parts of a layer that method="exact" knows, but its output is not '
+            'W2 relu(W1 [x, m] + b1) + b2; use method="jvp", which takes any layer g(x, m)'
+        )
+    return weights
+
+
+def _agrees(weights: LayerWeights, g: Callable[[Tensor, Tensor], Tensor], x: Tensor, m: Tensor) -> bool:
+    """Whether the weights say what the layer does, up to the rounding of the largest terms in its sums."""
+    expected, got = g(x, m), weights(x, m)
+    if expected.shape != got.shape:
+        return False
+    largest = x.abs() @ weights.w_self.abs().T + m.abs() @ weights.w_neighbor.abs().T + weights.bias.abs()
+    if weights.w_out is not None:
+        largest = largest @ weights.w_out.abs().T
+    tolerance = 100 * torch.finfo(x.dtype).eps * (largest + weights.bias_out.abs())
+    return bool(((expected - got).abs() <= tolerance).all())
+
+
+def _read_modules(layer: Layer) -> LayerWeights:
+    modules = list(layer.modules()) if isinstance(layer, Module) else []
+    parts = [module for module in modules if not list(module.children()) and not isinstance(module, (Dropout, Identity))]
+    match parts:
+        case [Linear() as only]:
+            w_out, bias_out, first = None, torch.zeros_like(_bias(only)), only
+        case [Linear() as first, ReLU(), Linear() as second]:
+            w_out, bias_out = second.weight.detach(), _bias(second)
+        case _:
+            kind = " -> ".join(type(part).__name__ for part in parts) or type(layer).__name__
+            raise UnreadableLayerError(
+                'method="exact" needs Linear-ReLU-Linear or Linear on [x, m], or a SAGEConv with mean aggregation; '
+                f'got {kind}; use method="jvp", which takes any layer g(x, m)'
+            )
+    w_self, w_neighbor = first.weight.detach().tensor_split(2, dim=1)
+    return LayerWeights(w_self, w_neighbor, _bias(first), w_out, bias_out)
+
+
+def _read_sage(conv: SAGEConv) -> LayerWeights:
+    if not isinstance(conv.aggr_module, MeanAggregation) or conv.normalize or conv.project or not conv.root_weight:
+        raise UnreadableLayerError(
+            'method="exact" reads a SAGEConv with mean aggregation and a root weight, without projection or '
+            f'normalisation; got {conv}; use method="jvp", which takes any layer g(x, m)'
+        )
+    bias = _bias(conv.lin_l)
+    return LayerWeights(conv.lin_r.weight.detach(), conv.lin_l.weight.detach(), bias, None, torch.zeros_like(bias))
+
+
+def _bias(linear: Linear) -> Tensor:
+    return linear.weight.new_zeros(linear.weight.size(0)) if linear.bias is None else linear.bias.detach()
+
+
+@contextmanager
+def evaluation_mode(layer: Layer) -> Iterator[None]:
+    """Switch dropout off for the duration, and put every submodule back as it was."""
+    training = [module for module in layer.modules() if module.training] if isinstance(layer, Module) else []
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True

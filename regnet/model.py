@@ -1,0 +1,188 @@
+"""RegNet: GraphSAGE with an MLP aggregator -> gated self-attention -> variational autoencoder -> edge classifier.
+
+The parameter names are those of the published checkpoint, so ``load_state_dict(strict=True)`` takes it.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from regnet.graph import mean_over_regulators
+
+
+class MLPAggregator(nn.Module):
+    r"""The note's :math:`g`: :math:`h = W_2\,\mathrm{ReLU}(W_1 [x, m] + b_1) + b_2` (its section 3).
+
+    Shapes: x and m (genes, in_channels) -> (genes, out_channels).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(2 * in_channels, out_channels), nn.ReLU(), nn.Linear(out_channels, out_channels))
+
+    def forward(self, x: Tensor, m: Tensor) -> Tensor:
+        return self.mlp(torch.cat([x, m], dim=-1))
+
+
+class SAGELayer(nn.Module):
+    """The aggregator on every gene and the mean of its regulators.
+
+    Shapes: x (genes, in_channels), edge_index (2, edges) -> (genes, out_channels).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.agg = MLPAggregator(in_channels, out_channels)
+
+    def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
+        return self.agg(x, mean_over_regulators(x, edge_index))
+
+
+class GraphSAGE(nn.Module):
+    """Layers with a ReLU, and dropout in training, after each.
+
+    Shapes: x (genes, in_channels), edge_index (2, edges) -> (genes, hidden_channels).
+    """
+
+    def __init__(self, in_channels: int, hidden_channels: int, num_layers: int, dropout: float) -> None:
+        super().__init__()
+        widths = [in_channels] + [hidden_channels] * num_layers
+        self.layers = nn.ModuleList(SAGELayer(*pair) for pair in zip(widths, widths[1:], strict=False))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = self.dropout(layer(x, edge_index).relu())
+        return x
+
+
+class GatedAttention(nn.Module):
+    r"""Self-attention over all genes, mixed with its input by a learned gate.
+
+    .. math:: a = \mathrm{softmax}(QK^\top/\sqrt{d})\,V, \quad \gamma = \mathrm{sigmoid}(W_\gamma [h, a]), \quad
+        W_o\,(\gamma\,a + (1-\gamma)\,h)
+
+    Shapes: (genes, channels) -> (genes, channels).
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.query = nn.Linear(channels, channels)
+        self.key = nn.Linear(channels, channels)
+        self.value = nn.Linear(channels, channels)
+        self.gate = nn.Sequential(nn.Linear(2 * channels, channels), nn.Sigmoid())
+        self.out_proj = nn.Linear(channels, channels)
+
+    def forward(self, h: Tensor) -> Tensor:
+        scores = self.query(h) @ self.key(h).T / h.size(-1) ** 0.5
+        attended = scores.softmax(dim=-1) @ self.value(h)
+        gate = self.gate(torch.cat([h, attended], dim=-1))
+        return self.out_proj(gate * attended + (1 - gate) * h)
+
+
+class GaussianEncoder(nn.Module):
+    """Mean and log-variance of the latent normal. Shapes: (genes, channels) -> twice (genes, latent_channels)."""
+
+    def __init__(self, channels: int, latent_channels: int) -> None:
+        super().__init__()
+        self.fc_mu = nn.Linear(channels, latent_channels)
+        self.fc_logvar = nn.Linear(channels, latent_channels)
+
+    def forward(self, h: Tensor) -> tuple[Tensor, Tensor]:
+        return self.fc_mu(h), self.fc_logvar(h)
+
+
+class Decoder(nn.Module):
+    """Back from the latent space. Shapes: (genes, latent_channels) -> (genes, channels)."""
+
+    def __init__(self, latent_channels: int, channels: int) -> None:
+        super().__init__()
+        self.decoder = nn.Sequential(nn.Linear(latent_channels, channels), nn.ReLU(), nn.Linear(channels, channels))
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.decoder(z)
+
+
+class VAE(nn.Module):
+    """Gaussian encoder and its decoder."""
+
+    def __init__(self, channels: int, latent_channels: int) -> None:
+        super().__init__()
+        self.encoder = GaussianEncoder(channels, latent_channels)
+        self.decoder = Decoder(latent_channels, channels)
+
+
+class RegNetOutput(NamedTuple):
+    """What :meth:`RegNet.forward` returns; genes in rows, except for the logits."""
+
+    logits: Tensor
+    """One per scored pair."""
+    mu: Tensor
+    """Latent mean, (genes, latent_channels)."""
+    logvar: Tensor
+    """Latent log-variance, (genes, latent_channels)."""
+    hidden: Tensor
+    """What the autoencoder reads, (genes, hidden_channels)."""
+    reconstruction: Tensor
+    """What it makes of it, (genes, hidden_channels)."""
+
+
+class RegNet(nn.Module):
+    r"""Scores how likely one gene regulates another from their expression and a known regulatory graph.
+
+    Args:
+        in_channels: features of a gene, i.e. the number of cells.
+        hidden_channels: width of every hidden layer.
+        latent_channels: width of the latent space.
+        num_layers: GraphSAGE layers.
+        dropout: probability after each GraphSAGE layer, in training only.
+
+    Raises:
+        ValueError: a width or the number of layers is below 1, or dropout is outside [0, 1).
+
+    References:
+        Section 3 of the note (chapter 3 of the book); Hamilton et al. (2017) for GraphSAGE.
+
+    >>> model = RegNet(in_channels=5, hidden_channels=8, latent_channels=4)
+    >>> x, edge_index = torch.randn(3, 5), torch.tensor([[0, 0], [1, 2]])
+    >>> model(x, edge_index, pairs=torch.tensor([[0], [2]])).logits.shape
+    torch.Size([1])
+    >>> model.graphsage.layers[0].agg(x, torch.zeros_like(x)).shape
+    torch.Size([3, 8])
+    """
+
+    def __init__(
+        self, in_channels: int, hidden_channels: int = 128, latent_channels: int = 64, num_layers: int = 2, dropout: float = 0.2
+    ) -> None:
+        super().__init__()
+        sizes = {"in_channels": in_channels, "hidden_channels": hidden_channels, "latent_channels": latent_channels, "num_layers": num_layers}
+        for name, size in sizes.items():
+            if size < 1:
+                raise ValueError(f"{name} must be at least 1; got {size}")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout must be in [0, 1); got {dropout}")
+        self.graphsage = GraphSAGE(in_channels, hidden_channels, num_layers, dropout)
+        self.attention = GatedAttention(hidden_channels)
+        self.vae = VAE(hidden_channels, latent_channels)
+        self.edge_classifier = nn.Sequential(nn.Linear(2 * latent_channels, hidden_channels), nn.ReLU(), nn.Linear(hidden_channels, 1))
+
+    def forward(self, x: Tensor, edge_index: Tensor, pairs: Tensor) -> RegNetOutput:
+        """Score pairs of genes.
+
+        Args:
+            x: expression, shape (genes, in_channels).
+            edge_index: the known graph, regulator -> target, shape (2, edges).
+            pairs: regulator and target to score, shape (2, pairs).
+
+        Returns:
+            :class:`RegNetOutput`; in training mode the reconstruction starts from a random draw of the latent
+            normal, in evaluation mode from its mean.
+        """
+        hidden = self.attention(self.graphsage(x, edge_index))
+        mu, logvar = self.vae.encoder(hidden)
+        z = mu + torch.randn_like(mu) * (logvar / 2).exp() if self.training else mu
+        logits = self.edge_classifier(torch.cat([mu[pairs[0]], mu[pairs[1]]], dim=-1)).squeeze(-1)
+        return RegNetOutput(logits, mu, logvar, hidden, self.vae.decoder(z))

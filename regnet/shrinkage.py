@@ -1,0 +1,343 @@
+r"""Eqs. (3)-(5): how strongly a layer :math:`h = g(x, m)` answers to its two inputs along :math:`\delta = x - m`.
+
+A layer is any callable ``g(x, m)`` that treats the rows of its two inputs, (genes, features) each,
+independently. Those that :mod:`regnet.layers` can read are treated exactly, without a derivative.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from regnet.graph import check_edge_index, check_expression, check_pair, in_degree, mean_over_regulators
+from regnet.layers import Layer, UnreadableLayerError, as_function, evaluation_mode, read_layer
+
+Method = Literal["exact", "jvp", "finite-difference"]
+
+
+@dataclass(frozen=True)
+class Sensitivities:
+    r"""Directional sensitivities, Eq. (3), and the weight they define, Eq. (4).
+
+    Attributes:
+        self_sensitivity: :math:`S_{x,i} = \lVert A_i \delta_i \rVert_2`, shape (genes,), units of the layer's output.
+        neighbor_sensitivity: :math:`S_{m,i} = \lVert B_i \delta_i \rVert_2`, same shape and units.
+    """
+
+    self_sensitivity: Tensor
+    neighbor_sensitivity: Tensor
+
+    @property
+    def weight(self) -> Tensor:
+        r"""Eq. (4): :math:`w_i^{\mathrm{eff}} = S_{x,i} / (S_{x,i} + S_{m,i})`; NaN where undefined.
+
+        Undefined means: :math:`\delta_i = 0`, or the layer answers to neither input.
+        """
+        return self.self_sensitivity / (self.self_sensitivity + self.neighbor_sensitivity)
+
+
+class LocalAffine(NamedTuple):
+    r"""The affine map :math:`h = A x + B m + b` that a layer is around one gene (section 3 of the note)."""
+
+    A: Tensor
+    B: Tensor
+    b: Tensor
+
+
+class KinkDistance(NamedTuple):
+    r"""Largest exact step of Eq. (5) along :math:`\hat\delta`, for :math:`x` moved and for :math:`m` moved; each (genes,)."""
+
+    self_branch: Tensor
+    neighbor_branch: Tensor
+
+
+def sensitivities(layer: Layer, x: Tensor, m: Tensor, method: Method = "exact", eps: float = 1e-2, *, central: bool = False) -> Sensitivities:
+    r"""Directional sensitivities of a layer to its two inputs, Eq. (3).
+
+    .. math:: S_{x,i} = \lVert A_i\,\delta_i \rVert_2, \qquad S_{m,i} = \lVert B_i\,\delta_i \rVert_2, \qquad \delta_i = x_i - m_i
+
+    Args:
+        layer: ``g(x, m)``, or one that :mod:`regnet.layers` reads. A module in training mode is evaluated in
+            evaluation mode (no dropout) and put back.
+        x: expression, shape (genes, features).
+        m: neighbour means, same shape.
+        method: ``"exact"`` reads the weights (closed form, no derivative is taken); ``"jvp"`` uses
+            forward-mode automatic differentiation and takes any layer; ``"finite-difference"`` is
+            Eq. (5).
+        eps: step of Eq. (5) along the unit vector, in units of ``x``; the other methods have none.
+        central: with ``"finite-difference"``, step both ways instead of forward only.
+
+    Returns:
+        :class:`Sensitivities`; NaN for a gene with :math:`x_i = m_i`, where there is no direction.
+        Eq. (5) as printed estimates :math:`S / \lVert\delta\rVert`; here it is multiplied back, so
+        that all methods return Eq. (3).
+
+    Raises:
+        TypeError: ``"exact"`` and the layer is none that :mod:`regnet.layers` reads.
+        ValueError: an unknown method, a step that is not positive, shapes that differ, entries
+            that are not finite, or a layer of another width.
+
+    References:
+        Sections 4 and 5 of the note (chapters 4 and 5 of the book).
+
+    >>> layer = torch.nn.Linear(4, 2, bias=False)
+    >>> layer.weight.data = torch.cat([0.25 * torch.eye(2), 0.75 * torch.eye(2)], dim=1)
+    >>> s = sensitivities(layer, torch.tensor([[3.0, 4.0]]), torch.zeros(1, 2))
+    >>> s.self_sensitivity.detach(), s.neighbor_sensitivity.detach(), s.weight.detach()
+    (tensor([1.2500]), tensor([3.7500]), tensor([0.2500]))
+    """
+    check_pair(x, m)
+    if method not in ("exact", "jvp", "finite-difference"):
+        raise ValueError(f'method must be "exact", "jvp" or "finite-difference"; got {method!r}')
+    if not eps > 0:
+        raise ValueError(f"eps must be positive; got {eps}")
+    if central and method != "finite-difference":
+        raise ValueError(f'central=True belongs to method="finite-difference"; got method={method!r}')
+    delta, undefined = _direction(x, m)
+    with torch.no_grad(), evaluation_mode(layer):
+        if method == "exact":
+            weights = read_layer(layer, x, m)
+            toward_x, toward_m = weights.push(weights.pre_activation(x, m), delta @ weights.w_self.T, delta @ weights.w_neighbor.T)
+        elif method == "jvp":
+            g = as_function(layer)
+            toward_x = torch.func.jvp(lambda x: g(x, m), (x,), (delta,))[1]
+            toward_m = torch.func.jvp(lambda m: g(x, m), (m,), (delta,))[1]
+        else:
+            toward_x, toward_m = _finite_differences(as_function(layer), x, m, delta, eps, central)
+    return _norms(toward_x, toward_m, undefined)
+
+
+def effective_weight(layer: Layer, x: Tensor, m: Tensor, method: Method = "exact", eps: float = 1e-2) -> Tensor:
+    r"""Effective shrinkage weight of every gene, Eq. (4).
+
+    .. math:: w_i^{\mathrm{eff}} = \frac{S_{x,i}}{S_{x,i} + S_{m,i}} \in [0, 1]
+
+    Args:
+        layer: ``g(x, m)``, see :func:`sensitivities`.
+        x: expression, shape (genes, features).
+        m: neighbour means, same shape.
+        method: see :func:`sensitivities`.
+        eps: see :func:`sensitivities`.
+
+    Returns:
+        Shape (genes,); NaN where undefined (:math:`x_i = m_i`, or no answer to either input). A gene
+        without regulators has ``m = 0`` by convention, which this function cannot see: use
+        :func:`effective_weight_on_graph`.
+
+    Raises:
+        TypeError, ValueError: see :func:`sensitivities`.
+
+    References:
+        Section 4 of the note (chapter 4 of the book).
+
+    >>> layer = torch.nn.Linear(4, 2, bias=False)
+    >>> layer.weight.data = torch.cat([0.25 * torch.eye(2), 0.75 * torch.eye(2)], dim=1)
+    >>> effective_weight(layer, torch.tensor([[3.0, 4.0], [1.0, 1.0]]), torch.ones(2, 2))
+    tensor([0.2500,    nan])
+    """
+    return sensitivities(layer, x, m, method, eps).weight
+
+
+def sensitivities_on_graph(layer: Layer, x: Tensor, edge_index: Tensor) -> Sensitivities:
+    r"""Exact sensitivities of every gene of a graph, Eq. (3), without forming ``m`` or :math:`\delta`.
+
+    With :math:`\bar A` the matrix that averages over regulators, :math:`m W^\top = \bar A (x W^\top)`:
+    two products of ``x`` with the halves of :math:`W_1` and one average over genes x hidden suffice.
+
+    Args:
+        layer: one that :mod:`regnet.layers` reads; any other ``g(x, m)`` goes through
+            forward-mode automatic differentiation on the neighbour means.
+        x: expression, shape (genes, features).
+        edge_index: regulator -> target, shape (2, edges).
+
+    Returns:
+        :class:`Sensitivities`; NaN for genes without regulators and genes equal to their mean.
+
+    Raises:
+        TypeError, ValueError: see :func:`sensitivities` and :func:`regnet.graph.check_edge_index`.
+
+    References:
+        Chapter 3 of the book.
+
+    >>> layer = torch.nn.Linear(2, 1, bias=False)
+    >>> layer.weight.data = torch.tensor([[0.25, 0.75]])
+    >>> sensitivities_on_graph(layer, torch.tensor([[1.0], [3.0]]), torch.tensor([[0], [1]])).weight
+    tensor([   nan, 0.2500])
+    """
+    check_expression(x)
+    check_edge_index(edge_index, x.size(0))
+    orphan = in_degree(edge_index, x.size(0)) == 0
+    with torch.no_grad(), evaluation_mode(layer):
+        try:
+            weights = read_layer(layer, x[:1], x[:1])
+        except UnreadableLayerError:
+            result = sensitivities(layer, x, mean_over_regulators(x, edge_index), "jvp")
+            return _undefined_at(result, orphan)
+        to_self, to_neighbor = x @ weights.w_self.T, x @ weights.w_neighbor.T
+        hidden = to_self.size(1)
+        mean_of_self, mean_of_neighbor = mean_over_regulators(torch.cat([to_self, to_neighbor], dim=1), edge_index).split(hidden, dim=1)
+        delta_self, delta_neighbor = to_self - mean_of_self, to_neighbor - mean_of_neighbor
+        toward_x, toward_m = weights.push(to_self + mean_of_neighbor + weights.bias, delta_self, delta_neighbor)
+        result = _undefined_at(_norms(toward_x, toward_m, orphan), orphan)
+
+        # Where a gene almost equals its mean the differences above have lost their digits:
+        # those few genes are done again from delta itself.
+        size = torch.cat([to_self, to_neighbor], dim=1).norm(dim=1)
+        cancelled = torch.cat([delta_self, delta_neighbor], dim=1).norm(dim=1) <= 1e-2 * size
+        again = (cancelled & ~orphan).nonzero().squeeze(1)
+        if len(again):
+            slot = torch.full_like(orphan, -1, dtype=torch.long)
+            slot[again] = torch.arange(len(again), device=x.device)
+            into = slot[edge_index[1]] >= 0
+            regulator, target = edge_index[0, into], slot[edge_index[1, into]]
+            m = torch.zeros_like(x[again]).index_add_(0, target, x[regulator])
+            m /= torch.bincount(target, minlength=len(again))[:, None]
+            redone = sensitivities(layer, x[again], m)
+            result.self_sensitivity[again] = redone.self_sensitivity
+            result.neighbor_sensitivity[again] = redone.neighbor_sensitivity
+    return result
+
+
+def effective_weight_on_graph(layer: Layer, x: Tensor, edge_index: Tensor) -> Tensor:
+    r"""Effective shrinkage weight, Eq. (4), of every gene of a graph.
+
+    Args:
+        layer: see :func:`sensitivities_on_graph`.
+        x: expression, shape (genes, features).
+        edge_index: regulator -> target, shape (2, edges).
+
+    Returns:
+        Shape (genes,); NaN for genes without regulators and genes equal to their mean.
+
+    Raises:
+        TypeError, ValueError: see :func:`sensitivities_on_graph`.
+
+    References:
+        Section 4 of the note (chapters 4 and 8 of the book).
+
+    >>> layer = torch.nn.Linear(2, 1, bias=False)
+    >>> layer.weight.data = torch.tensor([[0.25, 0.75]])
+    >>> effective_weight_on_graph(layer, torch.tensor([[1.0], [3.0]]), torch.tensor([[0], [1]]))
+    tensor([   nan, 0.2500])
+    """
+    return sensitivities_on_graph(layer, x, edge_index).weight
+
+
+def local_affine(layer: Layer, x_i: Tensor, m_i: Tensor) -> LocalAffine:
+    r"""The exact affine map of a layer around one gene.
+
+    .. math:: h_i = A_i x_i + B_i m_i + b_i, \qquad [A_i\ B_i] = W_2\,\mathrm{diag}(1[z_i > 0])\,W_1
+
+    Args:
+        layer: one that :mod:`regnet.layers` reads.
+        x_i: the gene's expression, shape (features,).
+        m_i: its neighbour mean, same shape.
+
+    Returns:
+        ``A`` and ``B``, (hidden, features) each, and ``b``, (hidden,).
+
+    Raises:
+        TypeError: the layer is none that :mod:`regnet.layers` reads.
+        ValueError: shapes differ or entries are not finite.
+
+    References:
+        Section 3 of the note (chapter 3 of the book).
+
+    >>> layer = torch.nn.Linear(2, 1)
+    >>> layer.weight.data, layer.bias.data = torch.tensor([[0.25, 0.75]]), torch.tensor([1.0])
+    >>> local_affine(layer, torch.tensor([2.0]), torch.tensor([4.0]))
+    LocalAffine(A=tensor([[0.2500]]), B=tensor([[0.7500]]), b=tensor([1.]))
+    """
+    if x_i.dim() != 1 or x_i.shape != m_i.shape:
+        raise ValueError(f"x_i and m_i must both be (features,); got x_i {tuple(x_i.shape)} and m_i {tuple(m_i.shape)}")
+    x, m = x_i[None], m_i[None]
+    check_pair(x, m)
+    with torch.no_grad(), evaluation_mode(layer):
+        weights = read_layer(layer, x, m)
+        active = weights.mask(weights.pre_activation(x, m))[0]
+        return LocalAffine(
+            A=weights.out(active[:, None] * weights.w_self, dim=0),
+            B=weights.out(active[:, None] * weights.w_neighbor, dim=0),
+            b=weights.out(active * weights.bias, dim=0) + weights.bias_out,
+        )
+
+
+def kink_distance(layer: Layer, x: Tensor, m: Tensor) -> KinkDistance:
+    r"""How far Eq. (5) can step before a hidden unit switches.
+
+    .. math:: \varepsilon_i = \min\{-z_k / (W_1 \hat\delta_i)_k : \text{unit } k \text{ switches for some } \varepsilon \ge 0\}
+
+    with :math:`z` the pre-activations and :math:`W_1` the half of the weights that belongs to the
+    branch that moves. Forward differences with a step up to this length are exact.
+
+    Args:
+        layer: one that :mod:`regnet.layers` reads.
+        x: expression, shape (genes, features).
+        m: neighbour means, same shape.
+
+    Returns:
+        :class:`KinkDistance`, units of ``x``; infinite where no unit ever switches, NaN where
+        :math:`x_i = m_i`.
+
+    Raises:
+        TypeError, ValueError: see :func:`sensitivities`.
+
+    References:
+        Section 5 of the note (chapter 5 of the book).
+
+    >>> layer = torch.nn.Sequential(torch.nn.Linear(2, 1), torch.nn.ReLU(), torch.nn.Linear(1, 1))
+    >>> layer[0].weight.data, layer[0].bias.data = torch.tensor([[-1.0, 2.0]]), torch.tensor([3.0])
+    >>> kink_distance(layer, torch.tensor([[1.0]]), torch.tensor([[0.0]]))
+    KinkDistance(self_branch=tensor([2.]), neighbor_branch=tensor([inf]))
+    """
+    check_pair(x, m)
+    delta, undefined = _direction(x, m)
+    unit = delta / delta.norm(dim=1, keepdim=True)
+    with torch.no_grad(), evaluation_mode(layer):
+        weights = read_layer(layer, x, m)
+        z = weights.pre_activation(x, m)
+        active = weights.mask(z)
+
+        def first_switch(w: Tensor) -> Tensor:
+            if weights.w_out is None:
+                return torch.full_like(undefined, torch.inf, dtype=x.dtype)
+            rate = unit @ w.T
+            switches = torch.where(active, rate < 0, rate > 0)
+            return torch.where(switches, -z / rate, torch.inf).amin(dim=1)
+
+        return KinkDistance(*(first_switch(w).masked_fill(undefined, torch.nan) for w in (weights.w_self, weights.w_neighbor)))
+
+
+def _finite_differences(g: Layer, x: Tensor, m: Tensor, delta: Tensor, eps: float, central: bool) -> tuple[Tensor, Tensor]:
+    """Eq. (5) before its norms, times the length of delta."""
+    length = delta.norm(dim=1, keepdim=True)
+    step = eps * delta / torch.where(length > 0, length, 1)
+    if central:
+        toward_x = (g(x + step, m) - g(x - step, m)) / (2 * eps)
+        toward_m = (g(x, m + step) - g(x, m - step)) / (2 * eps)
+    else:
+        start = g(x, m)
+        toward_x = (g(x + step, m) - start) / eps
+        toward_m = (g(x, m + step) - start) / eps
+    return toward_x * length, toward_m * length
+
+
+def _direction(x: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
+    """delta = x - m, and which genes have none beyond the rounding of their mean."""
+    delta = x - m
+    rounding = 8 * torch.finfo(x.dtype).eps * torch.maximum(x.norm(dim=1), m.norm(dim=1))
+    return delta, delta.norm(dim=1) <= rounding
+
+
+def _norms(toward_x: Tensor, toward_m: Tensor, undefined: Tensor) -> Sensitivities:
+    return _undefined_at(Sensitivities(toward_x.norm(dim=1), toward_m.norm(dim=1)), undefined)
+
+
+def _undefined_at(result: Sensitivities, undefined: Tensor) -> Sensitivities:
+    return Sensitivities(
+        result.self_sensitivity.masked_fill(undefined, torch.nan),
+        result.neighbor_sensitivity.masked_fill(undefined, torch.nan),
+    )
