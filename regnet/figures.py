@@ -1,0 +1,159 @@
+"""The note's three diagnostic figures, and the one style of every figure in the book."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from statsmodels.nonparametric.smoothers_lowess import lowess
+
+# Okabe and Ito's palette, which colour-blind readers can tell apart.
+COLORS = {
+    "self": "#0072B2",
+    "neighbor": "#D55E00",
+    "tf": "#CC79A7",
+    "other": "#56B4E9",
+    "truth": "#000000",
+    "trend": "#000000",
+    "good": "#009E73",
+    "muted": "#7F7F7F",
+}
+
+_STYLE = {
+    "figure.figsize": (6.4, 4.0),
+    "figure.dpi": 110,
+    "savefig.dpi": 150,
+    "figure.facecolor": "white",
+    "axes.facecolor": "white",
+    "savefig.facecolor": "white",
+    "figure.constrained_layout.use": True,
+    "font.size": 11,
+    "axes.titlesize": 11,
+    "axes.labelsize": 11,
+    "legend.fontsize": 10,
+    "legend.frameon": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.prop_cycle": plt.cycler(color=[COLORS[name] for name in ("self", "neighbor", "good", "tf", "other", "muted")]),
+    "image.cmap": "viridis",
+    "lines.linewidth": 1.8,
+}
+
+
+def use_style() -> None:
+    """Set matplotlib's defaults to the book's style: white background, one palette, text as large as the page's.
+
+    >>> use_style()
+    >>> plt.rcParams["axes.spines.top"]
+    False
+    """
+    plt.rcParams.update(_STYLE)
+
+
+def shrinkage_vs_degree(table: pd.DataFrame, ax: Axes | None = None) -> Figure:
+    """Weight against in-degree, on a log axis that has no place for an in-degree of zero.
+
+    Args:
+        table: from :func:`regnet.shrinkage_table`.
+        ax: where to draw; a new figure where none is given.
+
+    Returns:
+        The figure.
+    """
+    return _scatter_with_trend(table, "in_degree", "in-degree (number of regulators)", ax, log=True)
+
+
+def shrinkage_vs_expr(table: pd.DataFrame, ax: Axes | None = None) -> Figure:
+    """Weight against mean expression; arguments as for :func:`shrinkage_vs_degree`."""
+    return _scatter_with_trend(table, "mean_expression", "mean expression (unit of x)", ax, log=False)
+
+
+def shrinkage_hist(table: pd.DataFrame, ax: Axes | None = None) -> Figure:
+    """Distribution of the weight, with its median and quartiles; arguments as for :func:`shrinkage_vs_degree`."""
+    with plt.rc_context(_STYLE):
+        ax = ax or plt.subplots()[1]
+        weights = table["w_eff"].dropna()
+        ax.hist(weights, bins=np.linspace(0, 1, 41), color=COLORS["other"], edgecolor="white", linewidth=0.4)
+        if len(weights):
+            low, median, high = weights.quantile([0.25, 0.5, 0.75])
+            ax.axvspan(low, high, color=COLORS["muted"], alpha=0.2, label=f"quartiles {low:.2f} to {high:.2f}")
+            ax.axvline(median, color=COLORS["trend"], label=f"median {median:.2f}")
+            ax.legend()
+        ax.set(xlim=(0, 1), xlabel=r"effective weight $w^{\mathrm{eff}}$", ylabel="genes")
+        _say_undefined(ax, table)
+    return ax.figure
+
+
+def save_diagnostics(table: pd.DataFrame, folder: str | Path) -> None:
+    """Write the three figures under the note's names: ``shrinkage_vs_degree.png``, ``shrinkage_hist.png``, ``shrinkage_vs_expr.png``.
+
+    Args:
+        table: from :func:`regnet.shrinkage_table`.
+        folder: an existing folder.
+    """
+    for draw in (shrinkage_vs_degree, shrinkage_hist, shrinkage_vs_expr):
+        figure = draw(table)
+        figure.savefig(Path(folder) / f"{draw.__name__}.png")
+        plt.close(figure)
+
+
+def _scatter_with_trend(table: pd.DataFrame, column: str, label: str, ax: Axes | None, log: bool) -> Figure:
+    with plt.rc_context(_STYLE):
+        ax = ax or plt.subplots()[1]
+        drawn = table.dropna(subset="w_eff")
+        at = np.log(drawn[column]) if log else drawn[column]
+        for is_tf, marker, name in ((False, "o", "other genes"), (True, "^", "transcription factors")):
+            group = drawn["is_tf"] == is_tf
+            x = drawn.loc[group, column]
+            if log:  # genes share few in-degrees: spread them by up to 8 % either way so that they can be told apart
+                x = x * np.exp(np.random.default_rng(0).uniform(-0.08, 0.08, len(x)))
+            edge = COLORS["truth"] if is_tf else "none"
+            face = COLORS["tf"] if is_tf else COLORS["other"]
+            ax.scatter(x, drawn.loc[group, "w_eff"], s=34 if is_tf else 14, marker=marker, color=face, edgecolor=edge,
+                       linewidth=0.6, alpha=0.9 if is_tf else 0.6, label=f"{name} ({group.sum()})", zorder=2 + is_tf)
+        if at.nunique() > 2:
+            grid, middle, low, high = _trend(at.to_numpy(), drawn["w_eff"].to_numpy())
+            grid = np.exp(grid) if log else grid
+            ax.fill_between(grid, low, high, color=COLORS["trend"], alpha=0.18, linewidth=0, zorder=4)
+            ax.plot(grid, middle, color=COLORS["trend"], label="trend, 95 % band", zorder=5)
+        if log:
+            ax.set_xscale("log")
+            ax.xaxis.set_major_locator(FixedLocator([1, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1000]))
+            ax.xaxis.set_minor_locator(NullLocator())
+            ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f}"))
+            if len(drawn):
+                ax.set_xlim(drawn[column].min() * 0.85, drawn[column].max() * 1.18)
+        ax.set(ylim=(0, 1), xlabel=label, ylabel=r"effective weight $w^{\mathrm{eff}}$")
+        ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, columnspacing=1.2, handletextpad=0.4)
+        _say_undefined(ax, table)
+    return ax.figure
+
+
+def _trend(x: np.ndarray, y: np.ndarray, resamples: int = 200) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """LOWESS on a grid, with the band that holds 95 % of the smooths of resampled genes."""
+    grid = np.linspace(x.min(), x.max(), 60)
+    rng = np.random.default_rng(0)
+
+    def smooth(rows: np.ndarray) -> np.ndarray:
+        return lowess(y[rows], x[rows], frac=0.6, it=1, xvals=grid)
+
+    everything = np.arange(len(x))
+    with np.errstate(all="ignore"):  # a resample may lack whole stretches of x; its smooth is NaN there
+        samples = np.stack([smooth(rng.choice(everything, len(x))) for _ in range(resamples)])
+        low, high = np.nanquantile(samples, [0.025, 0.975], axis=0)
+        return grid, smooth(everything), low, high
+
+
+def _say_undefined(ax: Axes, table: pd.DataFrame) -> None:
+    undefined = table["w_eff"].isna()
+    orphans = undefined & (table["in_degree"] == 0)
+    if undefined.any():
+        text = f"not drawn: {orphans.sum()} genes without regulators"
+        if (undefined & ~orphans).any():
+            text += f", {(undefined & ~orphans).sum()} equal to their neighbour mean"
+        ax.text(0.99, 0.02, text, transform=ax.transAxes, ha="right", va="bottom", fontsize=9, color="#444444")

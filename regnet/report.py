@@ -1,0 +1,87 @@
+"""What a trained layer says about every gene, as a table and as the files the note names."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import Tensor
+from torch_geometric.data import Data
+
+from regnet import figures
+from regnet.graph import in_degree
+from regnet.layers import Layer
+from regnet.shrinkage import sensitivities_on_graph
+
+
+def shrinkage_table(layer: Layer, data: Data, edge_index: Tensor | None = None) -> pd.DataFrame:
+    """Effective weight of every gene beside what the note relates it to.
+
+    Args:
+        layer: see :func:`regnet.sensitivities_on_graph`.
+        data: ``x`` (genes, cells), ``gene_names`` and ``is_tf``.
+        edge_index: the graph that the layer averages over, regulator -> target, shape (2, edges); that of ``data`` where
+            none is given.
+
+    Returns:
+        One row a gene: ``gene``, ``in_degree``, ``mean_expression`` (unit of ``x``), ``is_tf``, ``w_eff``, ``S_x``,
+        ``S_m``; the last three NaN where undefined.
+
+    Raises:
+        TypeError, ValueError: see :func:`regnet.sensitivities_on_graph`.
+
+    >>> data = Data(x=torch.tensor([[1.0], [3.0]]), edge_index=torch.tensor([[0], [1]]), gene_names=["A", "B"],
+    ...             is_tf=torch.tensor([True, False]))
+    >>> layer = torch.nn.Linear(2, 1, bias=False)
+    >>> layer.weight.data = torch.tensor([[0.25, 0.75]])
+    >>> shrinkage_table(layer, data)["w_eff"].tolist()
+    [nan, 0.25]
+    """
+    edge_index = data.edge_index if edge_index is None else edge_index
+    result = sensitivities_on_graph(layer, data.x, edge_index)
+    return pd.DataFrame(
+        {
+            "gene": data.gene_names,
+            "in_degree": in_degree(edge_index, data.x.size(0)).numpy(),
+            "mean_expression": data.x.mean(dim=1).numpy(),
+            "is_tf": data.is_tf.numpy(),
+            "w_eff": result.weight.numpy(),
+            "S_x": result.self_sensitivity.numpy(),
+            "S_m": result.neighbor_sensitivity.numpy(),
+        }
+    )
+
+
+def write_report(out_dir: str | Path, model: torch.nn.Module, data: Data, edge_index: Tensor, metrics: dict[str, float]) -> None:
+    """Write a trained model, its metrics, its shrinkage table and the note's three figures into a folder.
+
+    Every file is first written whole beside its place and then moved there, so that none is ever half there.
+
+    Args:
+        out_dir: the folder; made where it does not exist.
+        model: a :class:`regnet.RegNet`.
+        data: see :func:`shrinkage_table`; ``gene_names`` and ``is_tf`` may be missing.
+        edge_index: the graph the model was trained on, shape (2, edges).
+        metrics: what goes into ``metrics.json``.
+    """
+    num_genes = data.x.size(0)
+    named = Data(
+        x=data.x,
+        gene_names=data.gene_names if "gene_names" in data else [str(gene) for gene in range(num_genes)],
+        is_tf=data.is_tf if "is_tf" in data else torch.bincount(edge_index[0], minlength=num_genes) > 0,
+    )
+    table = shrinkage_table(model.graphsage.layers[0].agg, named, edge_index)
+    out_dir = Path(out_dir)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out_dir, prefix=".writing-") as scratch:
+        unfinished = Path(scratch)
+        torch.save(model.state_dict(), unfinished / "regnet_pretrained.pth")
+        (unfinished / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+        table.to_csv(unfinished / "shrinkage.csv", index=False)
+        figures.save_diagnostics(table, unfinished)
+        for file in unfinished.iterdir():
+            os.replace(file, out_dir / file.name)

@@ -1,0 +1,251 @@
+"""Pretraining on known edges: an honest split, the training, and the test metrics beside two baselines."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from sklearn.metrics import average_precision_score, roc_auc_score
+from torch import Tensor
+from torch.nn import functional as F
+from torch_geometric.data import Data
+
+from regnet.graph import check_edge_index, check_expression, in_degree
+from regnet.model import RegNet
+from regnet.report import write_report
+
+
+@dataclass(frozen=True)
+class EdgeSplit:
+    """Pairs (regulator, target), shape (2, pairs) each: known edges and pairs that are not known edges."""
+
+    train_edges: Tensor
+    train_non_edges: Tensor
+    val_edges: Tensor
+    val_non_edges: Tensor
+    test_edges: Tensor
+    test_non_edges: Tensor
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A trained model and what is needed to judge it.
+
+    Attributes:
+        model: the epoch with the best validation AUPRC, in evaluation mode.
+        edge_index: the message graph: the training edges only, shape (2, edges).
+        split: every pair the model was trained, chosen and tested on.
+        metrics: test AUROC and AUPRC of the model, of the degree baseline and of absolute Pearson correlation, with
+            the share of positives, the sizes of the parts, the seed and the best epoch.
+    """
+
+    model: RegNet
+    edge_index: Tensor
+    split: EdgeSplit
+    metrics: dict[str, float]
+
+
+def split_edges(edge_index: Tensor, num_genes: int, seed: int = 0) -> EdgeSplit:
+    """Split every regulator's targets, and its non-targets, 60 / 10 / 30 into training, validation and test.
+
+    Non-edges come only from regulators that have targets: drawn from any gene, they would make a regulator's
+    out-degree alone an almost perfect predictor. A regulator with a single target keeps it for training.
+
+    Args:
+        edge_index: known edges, regulator -> target, shape (2, edges); repeated edges count once.
+        num_genes: number of genes.
+        seed: of the shuffling.
+
+    Returns:
+        :class:`EdgeSplit`; its parts are disjoint.
+
+    Raises:
+        TypeError, ValueError: see :func:`regnet.graph.check_edge_index`.
+
+    >>> split = split_edges(torch.tensor([[0] * 10, range(1, 11)]), num_genes=21)
+    >>> split.train_edges.size(1), split.val_edges.size(1), split.test_edges.size(1)
+    (6, 1, 3)
+    """
+    check_edge_index(edge_index, num_genes)
+    generator = torch.Generator().manual_seed(seed)
+    known = torch.zeros(num_genes, num_genes, dtype=torch.bool)
+    known[edge_index[0], edge_index[1]] = True
+    parts: dict[tuple[str, bool], list[Tensor]] = {(part, label): [] for part in ("train", "val", "test") for label in (True, False)}
+    for regulator in edge_index[0].unique():
+        for label in (True, False):
+            targets = (known[regulator] == label).nonzero().squeeze(1)
+            if not label:
+                targets = targets[targets != regulator]
+            targets = targets[torch.randperm(len(targets), generator=generator)]
+            num_val, num_test = round(0.1 * len(targets)), round(0.3 * len(targets))
+            sizes = [len(targets) - num_val - num_test, num_val, num_test]
+            for part, members in zip(("train", "val", "test"), targets.split(sizes), strict=True):
+                parts[part, label].append(torch.stack([regulator.expand_as(members), members]))
+    joined = {key: torch.cat(pairs, dim=1) for key, pairs in parts.items()}
+    return EdgeSplit(
+        train_edges=joined["train", True],
+        train_non_edges=joined["train", False],
+        val_edges=joined["val", True],
+        val_non_edges=joined["val", False],
+        test_edges=joined["test", True],
+        test_non_edges=joined["test", False],
+    )
+
+
+def pretrain(
+    data: Data, *, seed: int = 0, max_epochs: int = 200, out_dir: str | Path | None = None, progress: bool = False
+) -> Pretrained:
+    r"""Train RegNet to tell known edges from other pairs of genes.
+
+    .. math:: L = \mathrm{BCE} + 10^{-2}\,\mathrm{KL} + 0.1\,\mathrm{MSE}_\mathrm{reconstruction}
+
+    with as many random training non-edges as training edges in every epoch, Adam at :math:`10^{-3}`, and the epoch
+    with the best validation AUPRC kept. Only the training edges carry messages.
+
+    Args:
+        data: ``x`` (genes, cells), ``edge_index`` (regulator -> target), and for ``out_dir`` also ``gene_names`` and
+            ``is_tf``; see :func:`regnet.load_dataset`. The model computes in the dtype of ``x``.
+        seed: of the split, the initial weights, dropout and the non-edges. The global random state is left alone.
+        max_epochs: passes over the training edges.
+        out_dir: where to write ``regnet_pretrained.pth``, ``metrics.json``, ``shrinkage.csv`` and the note's three
+            figures; files of these names are replaced. Nothing is written where it is None.
+        progress: show a progress bar.
+
+    Returns:
+        :class:`Pretrained`.
+
+    Raises:
+        TypeError, ValueError: the expression or the edges are not usable (before any training), or the edges are too
+            few to leave one each for validation and test.
+
+    References:
+        Section 3 of the note; chapter 7 of the book shows the result.
+
+    >>> data = Data(x=torch.rand(12, 5), edge_index=torch.tensor([[0] * 10, range(1, 11)]))
+    >>> sorted(pretrain(data, max_epochs=1).metrics)[:3]
+    ['auprc', 'auprc_correlation', 'auprc_degree']
+    """
+    check_expression(data.x)
+    check_edge_index(data.edge_index, data.x.size(0))
+    if max_epochs < 1:
+        raise ValueError(f"max_epochs must be at least 1; got {max_epochs}")
+    split = split_edges(data.edge_index, data.x.size(0), seed)
+    for part in ("val", "test"):
+        for kind in ("edges", "non_edges"):
+            if getattr(split, f"{part}_{kind}").size(1) == 0:
+                raise ValueError(
+                    f"too little to split 60/10/30: the {part} part has no {kind.replace('_', '-')}; "
+                    "at least one regulator needs 5 or more targets and 5 or more other genes"
+                )
+    if out_dir is not None:
+        Path(out_dir).mkdir(parents=True, exist_ok=True)
+
+    with torch.random.fork_rng(devices=[]), tempfile.TemporaryDirectory() as scratch:
+        torch.manual_seed(seed)
+        task = EdgePrediction(RegNet(data.x.size(1)).to(data.x.dtype), data.x, split)
+        keep_best = ModelCheckpoint(scratch, monitor="val_auprc", mode="max", save_weights_only=True)
+        _fit(task, keep_best, max_epochs, progress)
+        best = torch.load(keep_best.best_model_path, weights_only=True)
+    task.load_state_dict(best["state_dict"])
+
+    model = task.model.eval()
+    metrics = evaluate(model, data.x, split) | {"seed": seed, "best_epoch": int(best["epoch"])}
+    result = Pretrained(model, split.train_edges, split, metrics)
+    if out_dir is not None:
+        write_report(out_dir, model, data, result.edge_index, metrics)
+    return result
+
+
+def evaluate(model: RegNet, x: Tensor, split: EdgeSplit) -> dict[str, float]:
+    """Test metrics of a model beside two baselines that know no network: degree and correlation.
+
+    The degree baseline scores a pair by the regulator's out-degree times the target's in-degree, both in the training
+    graph; the other by the absolute Pearson correlation of the two genes.
+
+    Args:
+        model: the model.
+        x: expression, shape (genes, cells).
+        split: from :func:`split_edges`.
+
+    Returns:
+        ``auroc``, ``auprc``, both with the suffixes ``_degree`` and ``_correlation``, ``positives`` (share of edges among the
+        test pairs: the AUPRC of guessing) and the numbers of training, validation and test edges.
+    """
+    pairs = torch.cat([split.test_edges, split.test_non_edges], dim=1)
+    labels = _labels(split.test_edges, split.test_non_edges)
+    graph = split.train_edges
+    out_degree = in_degree(graph.flip(0), x.size(0))
+    correlation = torch.corrcoef(x).nan_to_num()  # a constant gene correlates with nothing
+    with torch.no_grad():
+        scores = {
+            "": model(x, graph, pairs).logits,
+            "_degree": out_degree[pairs[0]] * in_degree(graph, x.size(0))[pairs[1]],
+            "_correlation": correlation[pairs[0], pairs[1]].abs(),
+        }
+    metrics = {f"auroc{name}": float(roc_auc_score(labels, score)) for name, score in scores.items()}
+    metrics |= {f"auprc{name}": float(average_precision_score(labels, score)) for name, score in scores.items()}
+    metrics |= {f"{part}_edges": getattr(split, f"{part}_edges").size(1) for part in ("train", "val", "test")}
+    return metrics | {"positives": float(labels.double().mean())}
+
+
+class EdgePrediction(L.LightningModule):
+    """One epoch is one step on the whole graph."""
+
+    def __init__(self, model: RegNet, x: Tensor, split: EdgeSplit) -> None:
+        super().__init__()
+        self.model = model
+        self.x = x
+        self.split = split
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        edges, pool = self.split.train_edges, self.split.train_non_edges
+        non_edges = pool[:, torch.randint(pool.size(1), (edges.size(1),))]
+        out = self.model(self.x, edges, torch.cat([edges, non_edges], dim=1))
+        classification = F.binary_cross_entropy_with_logits(out.logits, _labels(edges, non_edges).to(out.logits))
+        divergence = -0.5 * (1 + out.logvar - out.mu**2 - out.logvar.exp()).mean()
+        reconstruction = F.mse_loss(out.reconstruction, out.hidden)
+        loss = classification + 1e-2 * divergence + 0.1 * reconstruction
+        self.log("loss", loss, prog_bar=True, batch_size=1)
+        return loss
+
+    def validation_step(self, batch: Tensor, batch_idx: int) -> None:
+        edges, non_edges = self.split.val_edges, self.split.val_non_edges
+        logits = self.model(self.x, self.split.train_edges, torch.cat([edges, non_edges], dim=1)).logits
+        score = average_precision_score(_labels(edges, non_edges), logits)
+        self.log("val_auprc", torch.tensor(score), prog_bar=True, batch_size=1)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.parameters(), lr=1e-3)
+
+
+def _labels(edges: Tensor, non_edges: Tensor) -> Tensor:
+    return torch.cat([torch.ones(edges.size(1)), torch.zeros(non_edges.size(1))])
+
+
+def _fit(task: EdgePrediction, keep_best: ModelCheckpoint, max_epochs: int, progress: bool) -> None:
+    # Lightning reports its environment and its tips through logging and warnings; none is about this training.
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated")
+            trainer = L.Trainer(
+                accelerator="cpu",
+                max_epochs=max_epochs,
+                callbacks=[keep_best],
+                logger=False,
+                enable_progress_bar=progress,
+                enable_model_summary=False,
+                num_sanity_val_steps=0,
+            )
+            whole_graph = [torch.zeros(1)]  # the one batch of an epoch; the task holds the graph itself
+            trainer.fit(task, train_dataloaders=whole_graph, val_dataloaders=whole_graph)
+    finally:
+        logger.setLevel(level)
