@@ -7,6 +7,8 @@ The model of the note's section 1 is :math:`x_{is} \mid \theta_{is} \sim N(\thet
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -48,7 +50,8 @@ def posterior_weight(noise_var: Tensor | float, prior_var: Tensor | float) -> Te
     # A ratio of the two keeps variances of 1e-30 or 1e30 from underflowing or overflowing in a sum.
     weight = 1 / (1 + noise / prior)
     if weight.isnan().any():
-        raise ValueError(f"noise_var and prior_var are both zero or both infinite{_at(weight.isnan())}: the weight is undefined there")
+        where = _at(weight.isnan())
+        raise ValueError(f"noise_var and prior_var are both zero or both infinite{where}: the weight is undefined there")
     return weight
 
 
@@ -124,7 +127,8 @@ def prior_variance(x: Tensor, m: Tensor, noise_var: Tensor | float) -> Tensor:
     if varying.any():
         impossible = (noise == 0) & varying[:, None]
         if impossible.any():
-            raise ValueError(f"noise_var must be positive where it differs between the cells of a gene; got 0{_at(impossible)}")
+            where = _at(impossible)
+            raise ValueError(f"noise_var must be positive where it differs between the cells of a gene; got 0{where}")
         variance[varying] = _maximise_likelihood(square[varying], noise[varying])
     return variance
 
@@ -198,12 +202,10 @@ def _maximise_likelihood(square: Tensor, noise: Tensor, grid_size: int = 200, bi
 
 
 def _as_floating(*values: Tensor | float) -> list[Tensor]:
-    """Tensors of one floating dtype; a Python number takes the dtype of the tensor beside it."""
-    numbers = [value if isinstance(value, (int, float)) else torch.as_tensor(value) for value in values]
-    dtype = torch.result_type(*numbers)
-    if not dtype.is_floating_point:
-        dtype = torch.get_default_dtype()
-    return [torch.as_tensor(number, dtype=dtype) for number in numbers]
+    """Tensors of one floating dtype, at least the default one; a Python number takes the dtype of the tensor beside it."""
+    dtypes = [torch.as_tensor(value).dtype for value in values if not isinstance(value, int | float)]
+    dtype = functools.reduce(torch.promote_types, dtypes, torch.get_default_dtype())
+    return [torch.as_tensor(value, dtype=dtype) for value in values]
 
 
 def _check_variance(variance: Tensor, name: str, finite: bool = False) -> None:
@@ -229,4 +231,5 @@ def _per_entry(value: Tensor, x: Tensor, name: str) -> Tensor:
         return value
     if value.shape == (x.size(0),):
         return value[:, None]
-    raise ValueError(f"{name} must be a scalar, one per gene ({x.size(0)},) or one per entry {tuple(x.shape)}; got shape {tuple(value.shape)}")
+    allowed = f"a scalar, one per gene ({x.size(0)},) or one per entry {tuple(x.shape)}"
+    raise ValueError(f"{name} must be {allowed}; got shape {tuple(value.shape)}")

@@ -9,7 +9,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, help="Does a graph network shrink gene expression the way Bayes' rule would?")
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    help="Does a graph network shrink gene expression the way Bayes' rule would?",
+)
 
 
 @app.command()

@@ -21,8 +21,10 @@ from torch_geometric.data import Data
 from regnet.graph import check_expression
 
 # The genes of pbmc68k that the list of human transcription factors names (Lambert et al. 2018).
-PBMC68K_TFS = """BBX EGR1 FLI1 FOS GATA2 GATA3 HES1 HES4 HHEX HMGA1 IRF1 IRF7 IRF8 JUNB KLF3 KLF6 LYL1 NFE2 POU2AF1 SOX4 SP100
-SP110 SP140 SPI1 SPIB TSC22D1 ZNF22 ZNF428 ZNF511 ZNF524 ZNF600 ZNF706 ZNF710""".split()
+PBMC68K_TFS = """
+BBX EGR1 FLI1 FOS GATA2 GATA3 HES1 HES4 HHEX HMGA1 IRF1 IRF7 IRF8 JUNB KLF3 KLF6 LYL1 NFE2 POU2AF1 SOX4 SP100 SP110 SP140
+SPI1 SPIB TSC22D1 ZNF22 ZNF428 ZNF511 ZNF524 ZNF600 ZNF706 ZNF710
+""".split()  # noqa: SIM905
 
 _REGISTRY = files("regnet") / "registry.txt"
 
@@ -33,8 +35,7 @@ def dataset_names() -> list[str]:
     >>> dataset_names()[:3]
     ['pbmc68k', 'mesc-lofgof', 'mesc-non-specific']
     """
-    networks = [name for name in _pooch().registry if name.endswith("/network.csv")]
-    return ["pbmc68k"] + ["-".join(name.split("/")[:2]).lower() for name in networks]
+    return ["pbmc68k", *_networks()]
 
 
 def load_dataset(name: str, *, dtype: torch.dtype = torch.float32) -> Data:
@@ -69,10 +70,9 @@ def load_dataset(name: str, *, dtype: torch.dtype = torch.float32) -> Data:
         raise ValueError(f"unknown data set {name!r}; known are {', '.join(dataset_names())}")
     if name == "pbmc68k":
         return _load_pbmc68k(dtype)
-    network = next(file for file in _pooch().registry if "-".join(file.split("/")[:2]).lower() == name and file.endswith("/network.csv"))
-    cells, kind, _ = network.split("/")
+    cells, kind = _networks()[name]
     expression = pd.read_csv(fetch(f"{cells}/expression.csv.gz"), index_col=0)
-    edges = pd.read_csv(fetch(network))
+    edges = pd.read_csv(fetch(f"{cells}/{kind}/network.csv"))
     tfs = pd.read_csv(fetch(f"{cells}/{kind}/tfs.csv"))["TF"]
     return make_dataset(expression, zip(edges["Gene1"], edges["Gene2"], strict=True), tfs, name=name, dtype=dtype)
 
@@ -111,7 +111,9 @@ def make_dataset(
     keys = [gene.upper() for gene in genes]
     twice = [key for key, count in Counter(keys).items() if count > 1]
     if twice:
-        raise ValueError(f"gene names must be unique, ignoring case; {_some(twice)} occur more than once: merge or drop the copies")
+        raise ValueError(
+            f"gene names must be unique, ignoring case; {_some(twice)} occur more than once: merge or drop them"
+        )
     try:
         values = expression.to_numpy(dtype=np.float64)
     except (TypeError, ValueError) as error:
@@ -125,7 +127,9 @@ def make_dataset(
         raise ValueError("the edge list is empty: give at least one pair (regulator, target)")
     unknown = list(dict.fromkeys(gene for pair in pairs for gene in pair if gene not in index))
     if unknown:
-        raise ValueError(f"the edges name genes that the expression matrix lacks: {_some(unknown)}; drop these edges or check the spelling")
+        raise ValueError(
+            f"the edges name genes that the expression lacks: {_some(unknown)}; drop these edges or check the names"
+        )
     edge_index = torch.tensor([[index[source], index[target]] for source, target in pairs]).T.contiguous()
 
     is_tf = torch.zeros(len(genes), dtype=torch.bool)
@@ -157,12 +161,20 @@ def fetch(file: str) -> Path:
         return Path(source.fetch(file))
     path = Path(folder) / file
     if not path.is_file():
-        raise FileNotFoundError(f"REGNET_DATA_DIR is {folder}, which has no {file}; put it there, or unset the variable to download it")
+        raise FileNotFoundError(
+            f"REGNET_DATA_DIR is {folder}, which has no {file}; put it there, or unset the variable to download it"
+        )
     expected = source.registry[file].removeprefix("sha256:")
     got = pooch.file_hash(str(path), alg="sha256")
     if got != expected:
         raise ValueError(f"{path} has the SHA-256 {got}, expected {expected}: it is damaged or another version; replace it")
     return path
+
+
+def _networks() -> dict[str, tuple[str, str]]:
+    """Name of a benchmark data set -> folder of its cells, folder of its network."""
+    folders = [file.split("/")[:2] for file in _pooch().registry if file.endswith("/network.csv")]
+    return {f"{cells}-{kind}".lower(): (cells, kind) for cells, kind in folders}
 
 
 def _pooch() -> pooch.Pooch:

@@ -8,7 +8,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from statsmodels.nonparametric.smoothers_lowess import lowess
 
@@ -55,7 +54,7 @@ def use_style() -> None:
     plt.rcParams.update(_STYLE)
 
 
-def shrinkage_vs_degree(table: pd.DataFrame, ax: Axes | None = None) -> Figure:
+def shrinkage_vs_degree(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Weight against in-degree, on a log axis that has no place for an in-degree of zero.
 
     Args:
@@ -63,22 +62,22 @@ def shrinkage_vs_degree(table: pd.DataFrame, ax: Axes | None = None) -> Figure:
         ax: where to draw; a new figure where none is given.
 
     Returns:
-        The figure.
+        The axes.
     """
     return _scatter_with_trend(table, "in_degree", "in-degree (number of regulators)", ax, log=True)
 
 
-def shrinkage_vs_expr(table: pd.DataFrame, ax: Axes | None = None) -> Figure:
+def shrinkage_vs_expr(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Weight against mean expression; arguments as for :func:`shrinkage_vs_degree`."""
     return _scatter_with_trend(table, "mean_expression", "mean expression (unit of x)", ax, log=False)
 
 
-def shrinkage_hist(table: pd.DataFrame, ax: Axes | None = None) -> Figure:
+def shrinkage_hist(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Distribution of the weight, with its median and quartiles; arguments as for :func:`shrinkage_vs_degree`."""
     with plt.rc_context(_STYLE):
         ax = ax or plt.subplots()[1]
         weights = table["w_eff"].dropna()
-        ax.hist(weights, bins=np.linspace(0, 1, 41), color=COLORS["other"], edgecolor="white", linewidth=0.4)
+        ax.hist(weights, bins=40, range=(0, 1), color=COLORS["other"], edgecolor="white", linewidth=0.4)
         if len(weights):
             low, median, high = weights.quantile([0.25, 0.5, 0.75])
             ax.axvspan(low, high, color=COLORS["muted"], alpha=0.2, label=f"quartiles {low:.2f} to {high:.2f}")
@@ -86,23 +85,23 @@ def shrinkage_hist(table: pd.DataFrame, ax: Axes | None = None) -> Figure:
             ax.legend()
         ax.set(xlim=(0, 1), xlabel=r"effective weight $w^{\mathrm{eff}}$", ylabel="genes")
         _say_undefined(ax, table)
-    return ax.figure
+    return ax
 
 
 def save_diagnostics(table: pd.DataFrame, folder: str | Path) -> None:
-    """Write the three figures under the note's names: ``shrinkage_vs_degree.png``, ``shrinkage_hist.png``, ``shrinkage_vs_expr.png``.
+    """Write ``shrinkage_vs_degree.png``, ``shrinkage_hist.png`` and ``shrinkage_vs_expr.png``, the note's names.
 
     Args:
         table: from :func:`regnet.shrinkage_table`.
         folder: an existing folder.
     """
     for draw in (shrinkage_vs_degree, shrinkage_hist, shrinkage_vs_expr):
-        figure = draw(table)
-        figure.savefig(Path(folder) / f"{draw.__name__}.png")
-        plt.close(figure)
+        draw(table)
+        plt.savefig(Path(folder) / f"{draw.__name__}.png")
+        plt.close()
 
 
-def _scatter_with_trend(table: pd.DataFrame, column: str, label: str, ax: Axes | None, log: bool) -> Figure:
+def _scatter_with_trend(table: pd.DataFrame, column: str, label: str, ax: Axes | None, log: bool) -> Axes:
     with plt.rc_context(_STYLE):
         ax = ax or plt.subplots()[1]
         drawn = table.dropna(subset="w_eff")
@@ -114,8 +113,18 @@ def _scatter_with_trend(table: pd.DataFrame, column: str, label: str, ax: Axes |
                 x = x * np.exp(np.random.default_rng(0).uniform(-0.08, 0.08, len(x)))
             edge = COLORS["truth"] if is_tf else "none"
             face = COLORS["tf"] if is_tf else COLORS["other"]
-            ax.scatter(x, drawn.loc[group, "w_eff"], s=34 if is_tf else 14, marker=marker, color=face, edgecolor=edge,
-                       linewidth=0.6, alpha=0.9 if is_tf else 0.6, label=f"{name} ({group.sum()})", zorder=2 + is_tf)
+            ax.scatter(
+                x,
+                drawn.loc[group, "w_eff"],
+                s=34 if is_tf else 14,
+                marker=marker,
+                color=face,
+                edgecolor=edge,
+                linewidth=0.6,
+                alpha=0.9 if is_tf else 0.6,
+                label=f"{name} ({group.sum()})",
+                zorder=2 + is_tf,
+            )
         if at.nunique() > 2:
             grid, middle, low, high = _trend(at.to_numpy(), drawn["w_eff"].to_numpy())
             grid = np.exp(grid) if log else grid
@@ -131,7 +140,7 @@ def _scatter_with_trend(table: pd.DataFrame, column: str, label: str, ax: Axes |
         ax.set(ylim=(0, 1), xlabel=label, ylabel=r"effective weight $w^{\mathrm{eff}}$")
         ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, columnspacing=1.2, handletextpad=0.4)
         _say_undefined(ax, table)
-    return ax.figure
+    return ax
 
 
 def _trend(x: np.ndarray, y: np.ndarray, resamples: int = 200) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

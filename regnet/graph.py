@@ -25,7 +25,10 @@ def check_expression(x: Tensor, name: str = "x") -> None:
     """
     if not isinstance(x, Tensor) or not x.is_floating_point():
         got = f"a tensor of {x.dtype}" if isinstance(x, Tensor) else type(x).__name__
-        raise TypeError(f"{name} must be a floating-point torch.Tensor (genes, cells); got {got}; convert it with torch.as_tensor(..., dtype=torch.float32)")
+        raise TypeError(
+            f"{name} must be a floating-point torch.Tensor (genes, cells); got {got}; "
+            "convert it with torch.as_tensor(..., dtype=torch.float32)"
+        )
     if x.dim() != 2:
         raise ValueError(f"{name} must be (genes, cells); got shape {tuple(x.shape)}")
     bad = ~torch.isfinite(x)
@@ -81,7 +84,9 @@ def check_edge_index(edge_index: Tensor, num_genes: int) -> None:
         got = f"a tensor of {edge_index.dtype}" if isinstance(edge_index, Tensor) else type(edge_index).__name__
         raise TypeError(f"edge_index must be an integer torch.Tensor (2, edges); got {got}")
     if edge_index.dim() != 2 or edge_index.size(0) != 2:
-        raise ValueError(f"edge_index must be (2, edges), regulators in row 0 and targets in row 1; got shape {tuple(edge_index.shape)}")
+        raise ValueError(
+            f"edge_index must be (2, edges), regulators in row 0 and targets in row 1; got shape {tuple(edge_index.shape)}"
+        )
     if edge_index.size(1) == 0:
         raise ValueError("edge_index is empty: no gene has a regulator, so there is nothing to shrink toward")
     outside = ((edge_index < 0) | (edge_index >= num_genes)).any(dim=0)
@@ -151,3 +156,43 @@ def mean_over_regulators(x: Tensor, edge_index: Tensor) -> Tensor:
     """:func:`neighbor_mean` without its checks, for use inside a layer and under automatic differentiation."""
     regulator, target = edge_index
     return scatter(x[regulator], target, dim=0, dim_size=x.size(0), reduce="mean")
+
+
+def rewire(edge_index: Tensor, seed: int = 0, swaps_per_edge: int = 10) -> Tensor:
+    r"""A random graph in which every gene keeps its in-degree and its out-degree.
+
+    Two random edges :math:`a \to b,\ c \to d` become :math:`a \to d,\ c \to b` wherever that makes neither a self loop
+    nor an edge that is already there.
+
+    Args:
+        edge_index: regulator -> target, shape (2, edges), without repeated edges.
+        seed: of the choice of edges.
+        swaps_per_edge: attempted swaps, as a multiple of the number of edges.
+
+    Returns:
+        Shape (2, edges), in the same order of regulators.
+
+    Raises:
+        TypeError, ValueError: see :func:`check_edge_index`.
+
+    References:
+        Maslov and Sneppen (2002).
+
+    >>> edge_index = torch.tensor([[0, 0, 1, 1], [2, 3, 4, 5]])
+    >>> rewired = rewire(edge_index)
+    >>> in_degree(rewired, 6).tolist(), bool((rewired[0] == edge_index[0]).all())
+    ([0, 0, 1, 1, 1, 1], True)
+    """
+    check_edge_index(edge_index, int(edge_index.max()) + 1 if edge_index.numel() else 0)
+    regulators, targets = edge_index.tolist()
+    present = set(zip(regulators, targets, strict=True))
+    generator = torch.Generator().manual_seed(seed)
+    attempts = torch.randint(len(targets), (swaps_per_edge * len(targets), 2), generator=generator)
+    for first, second in attempts.tolist():
+        a, b, c, d = regulators[first], targets[first], regulators[second], targets[second]
+        if a == d or c == b or (a, d) in present or (c, b) in present:
+            continue
+        present -= {(a, b), (c, d)}
+        present |= {(a, d), (c, b)}
+        targets[first], targets[second] = d, b
+    return torch.tensor([regulators, targets], dtype=edge_index.dtype, device=edge_index.device)

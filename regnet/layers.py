@@ -104,7 +104,9 @@ def read_layer(layer: Layer, x: Tensor, m: Tensor) -> LayerWeights:
     if weights.w_self.size(1) != x.size(1):
         raise ValueError(f"the layer takes {weights.w_self.size(1)} features for each of x and m; got {x.size(1)}")
     if weights.w_self.dtype != x.dtype:
-        raise TypeError(f"the layer's weights are {weights.w_self.dtype} and x is {x.dtype}; convert one, e.g. layer.to(x.dtype)")
+        raise TypeError(
+            f"the layer's weights are {weights.w_self.dtype} and x is {x.dtype}; convert one, e.g. layer.to(x.dtype)"
+        )
     if not _agrees(weights, as_function(layer), x[:2], m[:2]):
         raise UnreadableLayerError(
             f'{type(layer).__name__} has the parts of a layer that method="exact" knows, but its output is not '

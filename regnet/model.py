@@ -5,6 +5,7 @@ The parameter names are those of the published checkpoint, so ``load_state_dict(
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -50,7 +51,7 @@ class GraphSAGE(nn.Module):
     def __init__(self, in_channels: int, hidden_channels: int, num_layers: int, dropout: float) -> None:
         super().__init__()
         widths = [in_channels] + [hidden_channels] * num_layers
-        self.layers = nn.ModuleList(SAGELayer(*pair) for pair in zip(widths, widths[1:], strict=False))
+        self.layers = nn.ModuleList(SAGELayer(*pair) for pair in pairwise(widths))
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
@@ -155,10 +156,20 @@ class RegNet(nn.Module):
     """
 
     def __init__(
-        self, in_channels: int, hidden_channels: int = 128, latent_channels: int = 64, num_layers: int = 2, dropout: float = 0.2
+        self,
+        in_channels: int,
+        hidden_channels: int = 128,
+        latent_channels: int = 64,
+        num_layers: int = 2,
+        dropout: float = 0.2,
     ) -> None:
         super().__init__()
-        sizes = {"in_channels": in_channels, "hidden_channels": hidden_channels, "latent_channels": latent_channels, "num_layers": num_layers}
+        sizes = {
+            "in_channels": in_channels,
+            "hidden_channels": hidden_channels,
+            "latent_channels": latent_channels,
+            "num_layers": num_layers,
+        }
         for name, size in sizes.items():
             if size < 1:
                 raise ValueError(f"{name} must be at least 1; got {size}")
@@ -167,7 +178,9 @@ class RegNet(nn.Module):
         self.graphsage = GraphSAGE(in_channels, hidden_channels, num_layers, dropout)
         self.attention = GatedAttention(hidden_channels)
         self.vae = VAE(hidden_channels, latent_channels)
-        self.edge_classifier = nn.Sequential(nn.Linear(2 * latent_channels, hidden_channels), nn.ReLU(), nn.Linear(hidden_channels, 1))
+        self.edge_classifier = nn.Sequential(
+            nn.Linear(2 * latent_channels, hidden_channels), nn.ReLU(), nn.Linear(hidden_channels, 1)
+        )
 
     def forward(self, x: Tensor, edge_index: Tensor, pairs: Tensor) -> RegNetOutput:
         """Score pairs of genes.

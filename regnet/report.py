@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from torch_geometric.data import Data
 from regnet import figures
 from regnet.graph import in_degree
 from regnet.layers import Layer
+from regnet.model import RegNet
 from regnet.shrinkage import sensitivities_on_graph
 
 
@@ -56,14 +56,14 @@ def shrinkage_table(layer: Layer, data: Data, edge_index: Tensor | None = None) 
     )
 
 
-def write_report(out_dir: str | Path, model: torch.nn.Module, data: Data, edge_index: Tensor, metrics: dict[str, float]) -> None:
+def write_report(out_dir: str | Path, model: RegNet, data: Data, edge_index: Tensor, metrics: dict[str, float]) -> None:
     """Write a trained model, its metrics, its shrinkage table and the note's three figures into a folder.
 
     Every file is first written whole beside its place and then moved there, so that none is ever half there.
 
     Args:
         out_dir: the folder; made where it does not exist.
-        model: a :class:`regnet.RegNet`.
+        model: the trained model; its first GraphSAGE layer is reported.
         data: see :func:`shrinkage_table`; ``gene_names`` and ``is_tf`` may be missing.
         edge_index: the graph the model was trained on, shape (2, edges).
         metrics: what goes into ``metrics.json``.
@@ -74,7 +74,8 @@ def write_report(out_dir: str | Path, model: torch.nn.Module, data: Data, edge_i
         gene_names=data.gene_names if "gene_names" in data else [str(gene) for gene in range(num_genes)],
         is_tf=data.is_tf if "is_tf" in data else torch.bincount(edge_index[0], minlength=num_genes) > 0,
     )
-    table = shrinkage_table(model.graphsage.layers[0].agg, named, edge_index)
+    first_layer: Layer = model.graphsage.layers[0].agg  # type: ignore[assignment]
+    table = shrinkage_table(first_layer, named, edge_index)
     out_dir = Path(out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out_dir, prefix=".writing-") as scratch:
@@ -84,4 +85,4 @@ def write_report(out_dir: str | Path, model: torch.nn.Module, data: Data, edge_i
         table.to_csv(unfinished / "shrinkage.csv", index=False)
         figures.save_diagnostics(table, unfinished)
         for file in unfinished.iterdir():
-            os.replace(file, out_dir / file.name)
+            file.replace(out_dir / file.name)

@@ -48,16 +48,18 @@ class LocalAffine(NamedTuple):
 
 
 class KinkDistance(NamedTuple):
-    r"""Largest exact step of Eq. (5) along :math:`\hat\delta`, for :math:`x` moved and for :math:`m` moved; each (genes,)."""
+    r"""Largest exact step of Eq. (5) along :math:`\hat\delta`, moving :math:`x` or moving :math:`m`; each (genes,)."""
 
     self_branch: Tensor
     neighbor_branch: Tensor
 
 
-def sensitivities(layer: Layer, x: Tensor, m: Tensor, method: Method = "exact", eps: float = 1e-2, *, central: bool = False) -> Sensitivities:
+def sensitivities(
+    layer: Layer, x: Tensor, m: Tensor, method: Method = "exact", eps: float = 1e-2, *, central: bool = False
+) -> Sensitivities:
     r"""Directional sensitivities of a layer to its two inputs, Eq. (3).
 
-    .. math:: S_{x,i} = \lVert A_i\,\delta_i \rVert_2, \qquad S_{m,i} = \lVert B_i\,\delta_i \rVert_2, \qquad \delta_i = x_i - m_i
+    .. math:: S_{x,i} = \lVert A_i\,\delta_i \rVert_2, \quad S_{m,i} = \lVert B_i\,\delta_i \rVert_2, \quad \delta_i = x_i - m_i
 
     Args:
         layer: ``g(x, m)``, or one that :mod:`regnet.layers` reads. A module in training mode is evaluated in
@@ -100,7 +102,9 @@ def sensitivities(layer: Layer, x: Tensor, m: Tensor, method: Method = "exact", 
     with torch.no_grad(), evaluation_mode(layer):
         if method == "exact":
             weights = read_layer(layer, x, m)
-            toward_x, toward_m = weights.push(weights.pre_activation(x, m), delta @ weights.w_self.T, delta @ weights.w_neighbor.T)
+            toward_x, toward_m = weights.push(
+                weights.pre_activation(x, m), delta @ weights.w_self.T, delta @ weights.w_neighbor.T
+            )
         elif method == "jvp":
             g = as_function(layer)
             toward_x = torch.func.jvp(lambda x: g(x, m), (x,), (delta,))[1]
@@ -178,7 +182,9 @@ def sensitivities_on_graph(layer: Layer, x: Tensor, edge_index: Tensor) -> Sensi
             return _undefined_at(result, orphan)
         to_self, to_neighbor = x @ weights.w_self.T, x @ weights.w_neighbor.T
         hidden = to_self.size(1)
-        mean_of_self, mean_of_neighbor = mean_over_regulators(torch.cat([to_self, to_neighbor], dim=1), edge_index).split(hidden, dim=1)
+        mean_of_self, mean_of_neighbor = mean_over_regulators(torch.cat([to_self, to_neighbor], dim=1), edge_index).split(
+            hidden, dim=1
+        )
         delta_self, delta_neighbor = to_self - mean_of_self, to_neighbor - mean_of_neighbor
         toward_x, toward_m = weights.push(to_self + mean_of_neighbor + weights.bias, delta_self, delta_neighbor)
         result = _undefined_at(_norms(toward_x, toward_m, orphan), orphan)
@@ -189,13 +195,8 @@ def sensitivities_on_graph(layer: Layer, x: Tensor, edge_index: Tensor) -> Sensi
         cancelled = torch.cat([delta_self, delta_neighbor], dim=1).norm(dim=1) <= 1e-2 * size
         again = (cancelled & ~orphan).nonzero().squeeze(1)
         if len(again):
-            slot = torch.full_like(orphan, -1, dtype=torch.long)
-            slot[again] = torch.arange(len(again), device=x.device)
-            into = slot[edge_index[1]] >= 0
-            regulator, target = edge_index[0, into], slot[edge_index[1, into]]
-            m = torch.zeros_like(x[again]).index_add_(0, target, x[regulator])
-            m /= torch.bincount(target, minlength=len(again))[:, None]
-            redone = sensitivities(layer, x[again], m)
+            into_these = torch.isin(edge_index[1], again)
+            redone = sensitivities(layer, x[again], mean_over_regulators(x, edge_index[:, into_these])[again])
             result.self_sensitivity[again] = redone.self_sensitivity
             result.neighbor_sensitivity[again] = redone.neighbor_sensitivity
     return result
@@ -268,7 +269,7 @@ def local_affine(layer: Layer, x_i: Tensor, m_i: Tensor) -> LocalAffine:
 def kink_distance(layer: Layer, x: Tensor, m: Tensor) -> KinkDistance:
     r"""How far Eq. (5) can step before a hidden unit switches.
 
-    .. math:: \varepsilon_i = \min\{-z_k / (W_1 \hat\delta_i)_k : \text{unit } k \text{ switches for some } \varepsilon \ge 0\}
+    .. math:: \varepsilon_i = \min_k \{-z_k / (W_1 \hat\delta_i)_k : \text{unit } k \text{ switches}\}
 
     with :math:`z` the pre-activations and :math:`W_1` the half of the weights that belongs to the
     branch that moves. Forward differences with a step up to this length are exact.
@@ -308,7 +309,9 @@ def kink_distance(layer: Layer, x: Tensor, m: Tensor) -> KinkDistance:
             switches = torch.where(active, rate < 0, rate > 0)
             return torch.where(switches, -z / rate, torch.inf).amin(dim=1)
 
-        return KinkDistance(*(first_switch(w).masked_fill(undefined, torch.nan) for w in (weights.w_self, weights.w_neighbor)))
+        return KinkDistance(
+            *(first_switch(w).masked_fill(undefined, torch.nan) for w in (weights.w_self, weights.w_neighbor))
+        )
 
 
 def _finite_differences(g: Layer, x: Tensor, m: Tensor, delta: Tensor, eps: float, central: bool) -> tuple[Tensor, Tensor]:

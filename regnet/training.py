@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import tempfile
 import warnings
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,7 +77,7 @@ def split_edges(edge_index: Tensor, num_genes: int, seed: int = 0) -> EdgeSplit:
     generator = torch.Generator().manual_seed(seed)
     known = torch.zeros(num_genes, num_genes, dtype=torch.bool)
     known[edge_index[0], edge_index[1]] = True
-    parts: dict[tuple[str, bool], list[Tensor]] = {(part, label): [] for part in ("train", "val", "test") for label in (True, False)}
+    parts: defaultdict[tuple[str, bool], list[Tensor]] = defaultdict(list)
     for regulator in edge_index[0].unique():
         for label in (True, False):
             targets = (known[regulator] == label).nonzero().squeeze(1)
@@ -174,8 +175,8 @@ def evaluate(model: RegNet, x: Tensor, split: EdgeSplit) -> dict[str, float]:
         split: from :func:`split_edges`.
 
     Returns:
-        ``auroc``, ``auprc``, both with the suffixes ``_degree`` and ``_correlation``, ``positives`` (share of edges among the
-        test pairs: the AUPRC of guessing) and the numbers of training, validation and test edges.
+        ``auroc`` and ``auprc``, both also with the suffixes ``_degree`` and ``_correlation``, ``positives`` (share of
+        edges among the test pairs: the AUPRC of guessing) and the numbers of training, validation and test edges.
     """
     pairs = torch.cat([split.test_edges, split.test_non_edges], dim=1)
     labels = _labels(split.test_edges, split.test_non_edges)

@@ -1,0 +1,44 @@
+# One command per task. Every target sets itself up: it needs Python 3.11 or newer, make and a C library.
+PYTHON ?= python3
+BIN := .venv/bin
+PACKAGE := $(wildcard regnet/*.py regnet/*.txt)
+CHAPTERS := $(wildcard book/*.ipynb)
+# Chapters that need a download are re-executed only where their data is at hand.
+NBVAL := $(CHAPTERS)
+
+.PHONY: book test notebooks lint clean
+
+book: _build/.package  ## execute the chapters and write _build/html/index.html
+	$(BIN)/jupyter-book build . -W -n --keep-going
+
+test: .venv/installed lint  ## unit tests, book tests and every notebook against its stored outputs
+	$(BIN)/python -m pytest --cov=regnet --cov-branch --cov-report=term
+	$(MAKE) nbval
+
+.PHONY: nbval
+nbval: .venv/installed  ## execute every notebook and compare its outputs with the stored ones
+	$(BIN)/python -m pytest --nbval --nbval-cell-timeout=600 -p no:doctest $(NBVAL)
+
+notebooks: .venv/installed  ## book/*.md -> executed book/*.ipynb
+	$(BIN)/python tools/build_notebooks.py
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:  ## remove the environment and everything that was built
+	rm -rf .venv _build
+
+.venv/installed: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; this is " + sys.version.split()[0] + ". Try: make PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q -r requirements.lock
+	$(BIN)/python -m pip install -q --no-deps --no-build-isolation -e .
+	touch $@
+
+# Jupyter Book caches executions by the notebook's own text; what the notebooks import counts too.
+_build/.package: .venv/installed $(PACKAGE)
+	rm -rf _build/.jupyter_cache
+	mkdir -p _build
+	touch $@

@@ -1,0 +1,73 @@
+"""Rebuild the executed notebooks from their MyST sources: book/NN_x.md -> book/NN_x.ipynb, one way.
+
+    python tools/build_notebooks.py                              every chapter
+    python tools/build_notebooks.py book/04_directional_sensitivity.md
+
+A notebook is written only after all its cells ran, and nothing that changes from run to run (timing, random cell ids,
+versions of the kernel) is stored, so that a second run leaves no difference.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import sys
+from collections import Counter
+from pathlib import Path
+
+import jupytext
+import nbformat
+from nbclient import NotebookClient
+
+BOOK = Path(__file__).resolve().parent.parent / "book"
+KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
+
+
+def sources() -> list[Path]:
+    """The chapters that are notebooks: MyST files that name a kernel in their header."""
+    return [
+        path for path in sorted(BOOK.glob("*.md")) if "kernelspec:" in path.read_text(encoding="utf-8").split("\n---\n")[0]
+    ]
+
+
+def build(source: Path) -> bool:
+    """Execute one chapter; True where its notebook changed on disk."""
+    target = source.with_suffix(".ipynb")
+    notebook = jupytext.read(source)
+    before = target.read_text(encoding="utf-8") if target.exists() else None
+    name_cells(notebook)
+    NotebookClient(
+        notebook, timeout=600, kernel_name="python3", record_timing=False, resources={"metadata": {"path": str(BOOK)}}
+    ).execute()
+    notebook.metadata = {"kernelspec": KERNEL, "language_info": {"name": "python"}}
+    nbformat.validate(notebook)
+    text = nbformat.writes(notebook) + "\n"
+    if text == before:
+        return False
+    unfinished = target.with_suffix(".ipynb.writing")
+    unfinished.write_text(text, encoding="utf-8")
+    unfinished.replace(target)
+    return True
+
+
+def name_cells(notebook: nbformat.NotebookNode) -> None:
+    """Give every cell an id made from its own text, so that editing one cell leaves the ids of the others alone."""
+    notebook.nbformat, notebook.nbformat_minor = 4, 5
+    seen: Counter[str] = Counter()
+    for cell in notebook.cells:
+        digest = hashlib.sha256(cell.source.encode()).hexdigest()[:8]
+        cell["id"] = f"{digest}-{seen[digest]}"
+        seen[digest] += 1
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("chapters", nargs="*", type=Path, help="MyST sources; all chapters by default")
+    for source in parser.parse_args().chapters or sources():
+        changed = build(source.resolve())
+        print(f"{'changed  ' if changed else 'unchanged'} {source.with_suffix('.ipynb').name}", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
