@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
-from statsmodels.nonparametric.smoothers_lowess import lowess
+from sklearn.preprocessing import SplineTransformer
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart.
 COLORS = {
@@ -82,9 +82,9 @@ def shrinkage_hist(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
             low, median, high = weights.quantile([0.25, 0.5, 0.75])
             ax.axvspan(low, high, color=COLORS["muted"], alpha=0.2, label=f"quartiles {low:.2f} to {high:.2f}")
             ax.axvline(median, color=COLORS["trend"], label=f"median {median:.2f}")
-            ax.legend()
+        _label_undefined(ax, table)
         ax.set(xlim=(0, 1), xlabel=r"effective weight $w^{\mathrm{eff}}$", ylabel="genes")
-        _say_undefined(ax, table)
+        ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
     return ax
 
 
@@ -125,7 +125,7 @@ def _scatter_with_trend(table: pd.DataFrame, column: str, label: str, ax: Axes |
                 label=f"{name} ({group.sum()})",
                 zorder=2 + is_tf,
             )
-        if at.nunique() > 2:
+        if at.nunique() > 3:  # a spline of four parameters
             grid, middle, low, high = _trend(at.to_numpy(), drawn["w_eff"].to_numpy())
             grid = np.exp(grid) if log else grid
             ax.fill_between(grid, low, high, color=COLORS["trend"], alpha=0.18, linewidth=0, zorder=4)
@@ -137,32 +137,33 @@ def _scatter_with_trend(table: pd.DataFrame, column: str, label: str, ax: Axes |
             ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f}"))
             if len(drawn):
                 ax.set_xlim(drawn[column].min() * 0.85, drawn[column].max() * 1.18)
+        _label_undefined(ax, table)
         ax.set(ylim=(0, 1), xlabel=label, ylabel=r"effective weight $w^{\mathrm{eff}}$")
-        ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, columnspacing=1.2, handletextpad=0.4)
-        _say_undefined(ax, table)
+        ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
     return ax
 
 
-def _trend(x: np.ndarray, y: np.ndarray, resamples: int = 200) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """LOWESS on a grid, with the band that holds 95 % of the smooths of resampled genes."""
+def _trend(x: np.ndarray, y: np.ndarray, resamples: int = 500) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Regression spline on a grid, with the band that holds 95 % of the splines of resampled genes."""
     grid = np.linspace(x.min(), x.max(), 60)
+    spline = SplineTransformer(n_knots=3, degree=2).fit(x[:, None])
+    basis, on_grid = spline.transform(x[:, None]), spline.transform(grid[:, None])
     rng = np.random.default_rng(0)
 
     def smooth(rows: np.ndarray) -> np.ndarray:
-        return lowess(y[rows], x[rows], frac=0.6, it=1, xvals=grid)
+        return on_grid @ np.linalg.lstsq(basis[rows], y[rows])[0]
 
     everything = np.arange(len(x))
-    with np.errstate(all="ignore"):  # a resample may lack whole stretches of x; its smooth is NaN there
-        samples = np.stack([smooth(rng.choice(everything, len(x))) for _ in range(resamples)])
-        low, high = np.nanquantile(samples, [0.025, 0.975], axis=0)
-        return grid, smooth(everything), low, high
+    samples = np.stack([smooth(rng.choice(everything, len(x))) for _ in range(resamples)])
+    low, high = np.quantile(samples, [0.025, 0.975], axis=0)
+    return grid, smooth(everything), low, high
 
 
-def _say_undefined(ax: Axes, table: pd.DataFrame) -> None:
+def _label_undefined(ax: Axes, table: pd.DataFrame) -> None:
+    """An entry of the legend that counts the genes which the figure cannot show."""
     undefined = table["w_eff"].isna()
-    orphans = undefined & (table["in_degree"] == 0)
-    if undefined.any():
-        text = f"not drawn: {orphans.sum()} genes without regulators"
-        if (undefined & ~orphans).any():
-            text += f", {(undefined & ~orphans).sum()} equal to their neighbour mean"
-        ax.text(0.99, 0.02, text, transform=ax.transAxes, ha="right", va="bottom", fontsize=9, color="#444444")
+    orphans = (undefined & (table["in_degree"] == 0)).sum()
+    reasons = {"without regulators": orphans, "equal to their neighbour mean": undefined.sum() - orphans}
+    for reason, count in reasons.items():
+        if count:
+            ax.plot([], [], " ", label=f"not drawn: {count} genes {reason}")

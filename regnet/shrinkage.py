@@ -59,7 +59,7 @@ def sensitivities(
 ) -> Sensitivities:
     r"""Directional sensitivities of a layer to its two inputs, Eq. (3).
 
-    .. math:: S_{x,i} = \lVert A_i\,\delta_i \rVert_2, \quad S_{m,i} = \lVert B_i\,\delta_i \rVert_2, \quad \delta_i = x_i - m_i
+    .. math:: S_{x,i} = \lVert A_i \delta_i \rVert_2,\; S_{m,i} = \lVert B_i \delta_i \rVert_2,\; \delta_i = x_i - m_i
 
     Args:
         layer: ``g(x, m)``, or one that :mod:`regnet.layers` reads. A module in training mode is evaluated in

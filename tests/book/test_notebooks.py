@@ -1,0 +1,112 @@
+"""The chapters and their executed twins."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import jupytext
+import nbformat
+import pytest
+
+BOOK = Path(__file__).parents[2] / "book"
+NOTEBOOKS = sorted(BOOK.glob("*.ipynb"))
+SOURCES = sorted(BOOK.glob("*.md"))
+
+
+def read(path: Path) -> nbformat.NotebookNode:
+    return nbformat.read(path, as_version=4)
+
+
+def code_cells(path: Path) -> list[nbformat.NotebookNode]:
+    return [cell for cell in read(path).cells if cell.cell_type == "code"]
+
+
+def outputs(path: Path) -> list[nbformat.NotebookNode]:
+    return [output for cell in code_cells(path) for output in cell.outputs]
+
+
+def test_every_notebook_source_has_a_twin() -> None:
+    with_kernel = {path.stem for path in SOURCES if "kernelspec:" in path.read_text(encoding="utf-8").split("\n---\n")[0]}
+    assert with_kernel == {path.stem for path in NOTEBOOKS}
+    assert len(with_kernel) >= 11  # the landing page, nine chapters with code and the reproducibility page
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_twins_hold_the_same_cells(path: Path) -> None:
+    source = jupytext.read(path.with_suffix(".md"))
+    assert [(cell.cell_type, cell.source) for cell in read(path).cells] == [
+        (cell.cell_type, cell.source) for cell in source.cells
+    ], "run `make notebooks`"
+    for ours, theirs in zip(read(path).cells, source.cells, strict=True):
+        assert ours.metadata == theirs.metadata, "run `make notebooks`"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_every_cell_was_executed_in_order(path: Path) -> None:
+    counts = [cell.execution_count for cell in code_cells(path)]
+    assert counts == list(range(1, len(counts) + 1))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_no_output_is_an_error_a_warning_or_a_vector_picture(path: Path) -> None:
+    for output in outputs(path):
+        assert output.output_type != "error"
+        assert output.get("name") != "stderr", output.get("text")
+        assert "image/svg+xml" not in output.get("data", {})
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_outputs_name_no_machine_and_no_memory_address(path: Path) -> None:
+    for output in outputs(path):
+        text = output.get("text", "") + "".join(
+            value for kind, value in output.get("data", {}).items() if kind.startswith("text/")
+        )
+        assert not re.search(r"/(home|root|tmp|work|Users)/|site-packages|\bat 0x[0-9a-f]{6,}", text), text
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_printed_numbers_have_at_most_four_significant_digits(path: Path) -> None:
+    for output in outputs(path):
+        data = output.get("data", {})
+        text = output.get("text", "") or data.get("text/plain", "")
+        for number in re.findall(r"(?<![\w.])-?\d*\.\d+(?:e[+-]?\d+)?", text):
+            digits = re.sub(r"e.*", "", number).replace("-", "").replace(".", "").lstrip("0")
+            assert len(digits.rstrip("0")) <= 4, f"{number} in {text[:200]!r}"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_every_figure_has_a_caption_an_alternative_text_and_a_reference(path: Path) -> None:
+    text = "\n".join(cell.source for cell in read(path).cells if cell.cell_type == "markdown")
+    for cell in code_cells(path):
+        if not any("image/png" in output.get("data", {}) for output in cell.outputs):
+            continue
+        settings = cell.metadata.get("mystnb", {})
+        assert len(settings.get("figure", {}).get("caption", "")) > 20, cell.source[:80]
+        assert len(settings.get("image", {}).get("alt", "")) > 20, cell.source[:80]
+        assert f"`{settings['figure']['name']}`" in text, f"{settings['figure']['name']} is not referred to"
+
+
+@pytest.mark.parametrize("number", range(1, 6))
+def test_every_equation_of_the_note_is_labelled_with_its_own_number(number: int) -> None:
+    found = re.findall(rf"\(eq-{number}\)=\n\n?\$\$(?:(?!\$\$).)*\\tag\{{{number}\}}(?:(?!\$\$).)*\$\$", all_sources(), re.S)
+    assert len(found) == 1
+
+
+def test_every_number_in_the_prose_is_glued_by_its_own_page() -> None:
+    for path in NOTEBOOKS:
+        prose = "\n".join(cell.source for cell in read(path).cells if cell.cell_type == "markdown")
+        used = set(re.findall(r"\{glue:\w+\}`([^`:]+)", prose))
+        made = {output.metadata.get("scrapbook", {}).get("name") for output in outputs(path)}
+        assert used <= made, f"{path.name}: {sorted(used - made)}"
+
+
+def test_sources_hold_one_sentence_a_line() -> None:
+    for path in SOURCES:
+        outside_code = re.sub(r"```.*?```", "", path.read_text(encoding="utf-8"), flags=re.S)
+        for line in outside_code.splitlines():
+            assert not re.search(r"[a-z)]\. [A-Z][a-z]+ [a-z]", line), f"{path.name}: {line}"
+
+
+def all_sources() -> str:
+    return "\n".join(path.read_text(encoding="utf-8") for path in SOURCES)

@@ -1,0 +1,207 @@
+"""Edges, in-degrees, neighbour means and rewiring."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import permutations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch_geometric.nn import SAGEConv
+
+from regnet.graph import check_edge_index, check_expression, check_pair, in_degree, mean_over_regulators, neighbor_mean, rewire
+
+
+def dense_mean(x, edge_index):
+    """Abar x with the matrix written out: the slow, obvious route."""
+    adjacency = torch.zeros(x.size(0), x.size(0), dtype=x.dtype)
+    for regulator, target in edge_index.T.tolist():
+        adjacency[target, regulator] += 1
+    return adjacency / adjacency.sum(dim=1, keepdim=True).clamp(min=1) @ x
+
+
+def sage_mean(x, edge_index):
+    """The mean that PyG's SAGEConv takes: its identity lin_l and nothing else."""
+    conv = SAGEConv(x.size(1), x.size(1), root_weight=False, bias=False).to(x.dtype)
+    torch.nn.init.eye_(conv.lin_l.weight)
+    with torch.no_grad():
+        return conv(x, edge_index)
+
+
+def test_mean_goes_from_regulator_to_target():
+    x = torch.tensor([[1.0, 10.0], [3.0, 30.0], [5.0, 50.0]], dtype=torch.float64)
+    m = neighbor_mean(x, torch.tensor([[0, 1], [2, 2]]))
+    assert m.tolist() == [[0, 0], [0, 0], [2, 20]]
+
+
+def test_one_neighbour_is_copied_exactly(normal):
+    x = normal(4, 3)
+    assert torch.equal(neighbor_mean(x, torch.tensor([[1], [3]]))[3], x[1])
+
+
+def test_mean_agrees_with_dense_matrix_and_sageconv(normal, random_graph):
+    x, edge_index = normal(15, 6), random_graph(15, 60)
+    m = neighbor_mean(x, edge_index)
+    torch.testing.assert_close(m, dense_mean(x, edge_index), rtol=1e-10, atol=1e-14)
+    torch.testing.assert_close(m, sage_mean(x, edge_index), rtol=1e-10, atol=1e-14)
+
+
+def test_repeated_edges_weigh_as_in_pyg(normal):
+    x = normal(4, 5)
+    edge_index = torch.tensor([[0, 0, 0, 1], [2, 2, 2, 2]])
+    m = neighbor_mean(x, edge_index)
+    torch.testing.assert_close(m, sage_mean(x, edge_index), rtol=1e-10, atol=1e-14)
+    torch.testing.assert_close(m[2], (3 * x[0] + x[1]) / 4, rtol=1e-10, atol=1e-14)
+    assert in_degree(edge_index, 4).tolist() == [0, 0, 4, 0]
+
+
+def test_self_loop_counts_the_gene_itself(normal):
+    x = normal(2, 3)
+    torch.testing.assert_close(neighbor_mean(x, torch.tensor([[0, 1], [1, 1]]))[1], (x[0] + x[1]) / 2, rtol=1e-10, atol=0)
+
+
+def test_in_degree_counts_row_1(random_graph):
+    edge_index = random_graph(9, 30)
+    got = in_degree(edge_index, 9)
+    assert got.dtype == torch.int64
+    assert got.tolist() == [int((edge_index[1] == gene).sum()) for gene in range(9)]
+    assert got[-1] == 0
+
+
+def test_int32_edges_do_as_int64(normal, random_graph):
+    x, edge_index = normal(6, 2), random_graph(6, 12)
+    assert torch.equal(neighbor_mean(x, edge_index.int()), neighbor_mean(x, edge_index))
+    assert torch.equal(in_degree(edge_index.int(), 6), in_degree(edge_index, 6))
+
+
+def test_mean_ignores_edge_order_and_follows_gene_order(normal, random_graph, rng):
+    x, edge_index = normal(12, 4), random_graph(12, 40)
+    m = neighbor_mean(x, edge_index)
+    shuffled = edge_index[:, torch.randperm(40, generator=rng)]
+    torch.testing.assert_close(neighbor_mean(x, shuffled), m, rtol=1e-10, atol=1e-14)
+    order = torch.randperm(12, generator=rng)
+    place = order.argsort()
+    torch.testing.assert_close(neighbor_mean(x[order], place[edge_index]), m[order], rtol=1e-10, atol=1e-14)
+
+
+@given(
+    genes=st.integers(1, 6),
+    cells=st.integers(0, 4),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+    constant=st.booleans(),
+    data=st.data(),
+)
+def test_mean_of_any_shape(genes, cells, dtype, constant, data):
+    gene = st.integers(0, genes - 1)
+    edges = data.draw(st.lists(st.tuples(gene, gene), min_size=1, max_size=12))
+    edge_index = torch.tensor(edges).T
+    x = torch.ones(genes, cells, dtype=dtype) if constant else torch.arange(genes * cells, dtype=dtype).reshape(genes, cells) ** 2 - 3
+    m = neighbor_mean(x, edge_index)
+    assert m.shape == x.shape and m.dtype == dtype
+    tolerance = 8 * torch.finfo(dtype).eps
+    torch.testing.assert_close(m, dense_mean(x, edge_index), rtol=tolerance, atol=600 * tolerance)
+    assert torch.equal(m[in_degree(edge_index, genes) == 0], torch.zeros(int((in_degree(edge_index, genes) == 0).sum()), cells, dtype=dtype))
+
+
+def test_mean_is_differentiable(normal, random_graph):
+    x, edge_index = normal(5, 2).requires_grad_(), random_graph(5, 8)
+    assert torch.autograd.gradcheck(lambda x: mean_over_regulators(x, edge_index), x)
+
+
+@pytest.mark.parametrize(
+    ("x", "error", "words"),
+    [
+        (torch.zeros(2, 2, dtype=torch.int64), TypeError, ["floating-point", "torch.int64", "torch.as_tensor"]),
+        ([[1.0]], TypeError, ["floating-point", "list"]),
+        (torch.zeros(3), ValueError, ["(genes, cells)", "(3,)"]),
+        (torch.zeros(1, 2, 3), ValueError, ["(genes, cells)", "(1, 2, 3)"]),
+        (torch.tensor([[0.0, 1.0], [float("nan"), float("nan")]]), ValueError, ["finite", "nan", "gene 1, cell 0", "2 such entries"]),
+        (torch.tensor([[0.0, float("inf")]]), ValueError, ["finite", "inf", "gene 0, cell 1", "1 such entry "]),
+        (torch.tensor([[0.0, -float("inf")]]), ValueError, ["finite", "-inf", "gene 0, cell 1"]),
+    ],
+)
+def test_unusable_expression_is_refused(x, error, words):
+    with pytest.raises(error) as caught:
+        check_expression(x, "counts")
+    assert str(caught.value).startswith("counts must be")
+    for word in words:
+        assert word in str(caught.value)
+    with pytest.raises(error):
+        neighbor_mean(x, torch.tensor([[0], [0]]))
+
+
+@pytest.mark.parametrize(
+    ("edge_index", "error", "words"),
+    [
+        (torch.tensor([[0.0], [1.0]]), TypeError, ["integer", "torch.float32"]),
+        ([[0], [1]], TypeError, ["integer", "list"]),
+        (torch.tensor([0, 1]), ValueError, ["(2, edges)", "(2,)"]),
+        (torch.tensor([[0, 1, 2]]), ValueError, ["(2, edges)", "(1, 3)", "regulators in row 0"]),
+        (torch.empty(2, 0, dtype=torch.long), ValueError, ["empty", "no gene has a regulator"]),
+        (torch.tensor([[0, 3], [1, 1]]), ValueError, ["edge 1 (3 -> 1)", "does not exist", "3 genes, numbered 0 to 2"]),
+        (torch.tensor([[0], [-1]]), ValueError, ["edge 0 (0 -> -1)", "does not exist"]),
+    ],
+)
+def test_unusable_edges_are_refused(edge_index, error, words):
+    for call in (
+        lambda: check_edge_index(edge_index, 3),
+        lambda: in_degree(edge_index, 3),
+        lambda: neighbor_mean(torch.zeros(3, 2), edge_index),
+    ):
+        with pytest.raises(error) as caught:
+            call()
+        for word in words:
+            assert word in str(caught.value)
+
+
+def test_pairs_must_match():
+    with pytest.raises(ValueError, match=r"got x \(1120, 421\) and m \(1120, 420\)"):
+        check_pair(torch.zeros(1120, 421), torch.zeros(1120, 420))
+    with pytest.raises(TypeError, match=r"one dtype.*float32.*float64"):
+        check_pair(torch.zeros(2, 2), torch.zeros(2, 2).double())
+    with pytest.raises(ValueError, match=r"m must be finite; got nan at gene 0, cell 0"):
+        check_pair(torch.zeros(1, 1), torch.full((1, 1), torch.nan))
+    with pytest.raises(ValueError, match=r"x must be finite; got inf"):
+        check_pair(torch.full((1, 1), torch.inf), torch.zeros(1, 1))
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_rewire_keeps_degrees_and_makes_a_simple_graph(random_graph, seed):
+    edge_index = random_graph(20, 70)
+    rewired = rewire(edge_index, seed)
+    assert torch.equal(rewired[0], edge_index[0])
+    assert Counter(rewired[1].tolist()) == Counter(edge_index[1].tolist())
+    assert len(set(map(tuple, rewired.T.tolist()))) == 70
+    assert (rewired[0] != rewired[1]).all()
+    kept = set(map(tuple, rewired.T.tolist())) & set(map(tuple, edge_index.T.tolist()))
+    assert len(kept) < 0.5 * 70  # a density of 0.19 would keep about 13
+
+
+def test_rewire_is_reproducible_and_leaves_its_input_and_the_global_state(random_graph):
+    edge_index = random_graph(15, 40)
+    before, state = edge_index.clone(), torch.get_rng_state()
+    first = rewire(edge_index, seed=5)
+    assert torch.equal(first, rewire(edge_index, seed=5))
+    assert not torch.equal(first, rewire(edge_index, seed=6))
+    assert torch.equal(edge_index, before)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_rewire_keeps_a_graph_that_has_only_one_realisation():
+    star = torch.tensor([[0, 0, 0], [1, 2, 3]])
+    assert torch.equal(rewire(star), star)
+    assert torch.equal(rewire(star, swaps_per_edge=0), star)
+
+
+def test_rewire_reaches_every_graph_with_its_degrees():
+    edge_index = torch.tensor([[0, 1, 2], [3, 4, 5]])
+    assert {tuple(rewire(edge_index, seed)[1].tolist()) for seed in range(60)} == set(permutations((3, 4, 5)))
+
+
+def test_rewire_refuses_what_is_no_graph():
+    with pytest.raises(ValueError, match="empty"):
+        rewire(torch.empty(2, 0, dtype=torch.long))
+    with pytest.raises(TypeError, match="integer"):
+        rewire(torch.tensor([[0.0], [1.0]]))
