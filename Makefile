@@ -17,7 +17,7 @@ test: .venv/installed lint  ## unit tests, book tests and every notebook against
 
 .PHONY: nbval
 nbval: .venv/installed  ## execute every notebook and compare its outputs with the stored ones
-	$(BIN)/python -m pytest --nbval --nbval-cell-timeout=600 -p no:doctest $(NBVAL)
+	$(BIN)/python -m pytest --nbval --nbval-cell-timeout=600 $(NBVAL)
 
 notebooks: .venv/installed  ## book/*.md -> executed book/*.ipynb
 	$(BIN)/python tools/build_notebooks.py

@@ -83,7 +83,7 @@ def posterior_mean(x: Tensor, m: Tensor, weight: Tensor | float) -> Tensor:
     bad = ~((w >= 0) & (w <= 1))
     if bad.any():
         raise ValueError(f"weight must lie in [0, 1]; got {w[bad][0].item()}{_at(bad)}")
-    return m + w * (x - m)
+    return torch.lerp(m, x, w)  # exactly m at weight 0 and exactly x at weight 1
 
 
 def prior_variance(x: Tensor, m: Tensor, noise_var: Tensor | float) -> Tensor:
@@ -95,7 +95,8 @@ def prior_variance(x: Tensor, m: Tensor, noise_var: Tensor | float) -> Tensor:
     .. math:: \hat\tau_i^2 = \max\Bigl(0,\ \frac1S \sum_s (x_{is}-m_{is})^2 - \sigma_i^2\Bigr),
 
     and otherwise the global maximum of the likelihood over :math:`\tau_i^2 \ge 0`, found on a grid
-    (the likelihood can have several peaks) and refined by bisection of its derivative.
+    (the likelihood can have several peaks) and refined by bisection of its derivative. The prior mean counts as known;
+    where it was fitted to the same cells the estimate is too small, and :func:`james_stein_weight` corrects for that.
 
     Args:
         x: observed expression, shape (genes, cells).
@@ -144,7 +145,7 @@ def james_stein_weight(x: Tensor, m: Tensor, noise_var: Tensor | float, fitted: 
     Args:
         x: observations, shape (rows, S).
         m: prior means, same shape.
-        noise_var: :math:`\sigma^2 > 0`, a scalar or one per row.
+        noise_var: :math:`\sigma^2 \ge 0`, a scalar or one per row.
         fitted: the number *f* of parameters of ``m`` that were fitted to the same row: 1 where
             ``m`` is the row's own mean.
 
@@ -152,7 +153,8 @@ def james_stein_weight(x: Tensor, m: Tensor, noise_var: Tensor | float, fitted: 
         Shape (rows,), in [0, 1].
 
     Raises:
-        TypeError, ValueError: as :func:`prior_variance`, or fewer than 3 + ``fitted`` columns.
+        TypeError, ValueError: as :func:`prior_variance`; fewer than 3 + ``fitted`` columns; ``fitted`` is negative; or the
+            weight is 0/0.
 
     References:
         James and Stein (1961); Efron and Morris (1977).
@@ -161,6 +163,8 @@ def james_stein_weight(x: Tensor, m: Tensor, noise_var: Tensor | float, fitted: 
     tensor([0.8889])
     """
     check_pair(x, m)
+    if fitted < 0:
+        raise ValueError(f"fitted is a number of parameters and must not be negative; got {fitted}")
     lost = fitted + 2
     if x.size(1) <= lost:
         raise ValueError(f"james_stein_weight needs more than {lost} columns (2 and the {fitted} fitted); got {x.size(1)}")
@@ -168,7 +172,10 @@ def james_stein_weight(x: Tensor, m: Tensor, noise_var: Tensor | float, fitted: 
     _check_variance(noise, "noise_var", finite=True)
     if noise.numel() not in (1, x.size(0)):
         raise ValueError(f"noise_var must be a scalar or one per row ({x.size(0)}); got shape {tuple(noise.shape)}")
-    return (1 - (x.size(1) - lost) * noise.reshape(-1) / ((x - m) ** 2).sum(dim=1)).clamp(min=0)
+    weight = 1 - (x.size(1) - lost) * noise.reshape(-1) / ((x - m) ** 2).sum(dim=1)
+    if weight.isnan().any():
+        raise ValueError(f"noise_var is 0 and x equals m{_at(weight.isnan())}: the weight is undefined there")
+    return weight.clamp(min=0)
 
 
 def _maximise_likelihood(square: Tensor, noise: Tensor, grid_size: int = 200, bisections: int = 80) -> Tensor:

@@ -111,7 +111,7 @@ def in_degree(edge_index: Tensor, num_genes: int) -> Tensor:
         Shape (genes,), int64.
 
     Raises:
-        TypeError, ValueError: see :func:`check_edge_index`.
+        TypeError, ValueError: see :func:`regnet.graph.check_edge_index`.
 
     References:
         Section 1 of the note.
@@ -137,7 +137,7 @@ def neighbor_mean(x: Tensor, edge_index: Tensor) -> Tensor:
         everything in :mod:`regnet.shrinkage` reports such a gene as undefined.
 
     Raises:
-        TypeError, ValueError: see :func:`check_expression` and :func:`check_edge_index`.
+        TypeError, ValueError: see :func:`regnet.graph.check_expression` and :func:`regnet.graph.check_edge_index`.
 
     References:
         Section 1 of the note (chapter 1 of the book).
@@ -153,7 +153,7 @@ def neighbor_mean(x: Tensor, edge_index: Tensor) -> Tensor:
 
 
 def mean_over_regulators(x: Tensor, edge_index: Tensor) -> Tensor:
-    """:func:`neighbor_mean` without its checks, for use inside a layer and under automatic differentiation."""
+    """:func:`regnet.neighbor_mean` without its checks, for use inside a layer and under automatic differentiation."""
     regulator, target = edge_index
     return scatter(x[regulator], target, dim=0, dim_size=x.size(0), reduce="mean")
 
@@ -173,7 +173,7 @@ def rewire(edge_index: Tensor, seed: int = 0, swaps_per_edge: int = 10) -> Tenso
         Shape (2, edges), in the same order of regulators.
 
     Raises:
-        TypeError, ValueError: see :func:`check_edge_index`.
+        TypeError, ValueError: see :func:`regnet.graph.check_edge_index`.
 
     References:
         Maslov and Sneppen (2002).

@@ -117,7 +117,7 @@ class VAE(nn.Module):
 
 
 class RegNetOutput(NamedTuple):
-    """What :meth:`RegNet.forward` returns; genes in rows, except for the logits."""
+    """What :meth:`regnet.RegNet.forward` returns; genes in rows, except for the logits."""
 
     logits: Tensor
     """One per scored pair."""
@@ -191,7 +191,7 @@ class RegNet(nn.Module):
             pairs: regulator and target to score, shape (2, pairs).
 
         Returns:
-            :class:`RegNetOutput`; in training mode the reconstruction starts from a random draw of the latent
+            :class:`regnet.model.RegNetOutput`; in training mode the reconstruction starts from a random draw of the latent
             normal, in evaluation mode from its mean.
         """
         hidden = self.attention(self.graphsage(x, edge_index))

@@ -28,8 +28,8 @@ def shrinkage_table(layer: Layer, data: Data, edge_index: Tensor | None = None) 
             none is given.
 
     Returns:
-        One row a gene: ``gene``, ``in_degree``, ``mean_expression`` (unit of ``x``), ``is_tf``, ``w_eff``, ``S_x``,
-        ``S_m``; the last three NaN where undefined.
+        A table with one row a gene and the columns ``gene``, ``in_degree``, ``mean_expression`` (unit of ``x``),
+        ``is_tf``, ``w_eff``, ``S_x``, ``S_m``; the last three NaN where undefined.
 
     Raises:
         TypeError, ValueError: see :func:`regnet.sensitivities_on_graph`.
@@ -64,7 +64,7 @@ def write_report(out_dir: str | Path, model: RegNet, data: Data, edge_index: Ten
     Args:
         out_dir: the folder; made where it does not exist.
         model: the trained model; its first GraphSAGE layer is reported.
-        data: see :func:`shrinkage_table`; ``gene_names`` and ``is_tf`` may be missing.
+        data: see :func:`regnet.shrinkage_table`; ``gene_names`` and ``is_tf`` may be missing.
         edge_index: the graph the model was trained on, shape (2, edges).
         metrics: what goes into ``metrics.json``.
     """

@@ -32,7 +32,7 @@ class Sensitivities:
 
     @property
     def weight(self) -> Tensor:
-        r"""Eq. (4): :math:`w_i^{\mathrm{eff}} = S_{x,i} / (S_{x,i} + S_{m,i})`; NaN where undefined.
+        r"""The effective weight :math:`w_i^{\mathrm{eff}} = S_{x,i} / (S_{x,i} + S_{m,i})`, Eq. (4); NaN where undefined.
 
         Undefined means: :math:`\delta_i = 0`, or the layer answers to neither input.
         """

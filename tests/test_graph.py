@@ -11,7 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch_geometric.nn import SAGEConv
 
-from regnet.graph import check_edge_index, check_expression, check_pair, in_degree, mean_over_regulators, neighbor_mean, rewire
+from regnet.graph import (
+    check_edge_index,
+    check_expression,
+    check_pair,
+    in_degree,
+    mean_over_regulators,
+    neighbor_mean,
+    rewire,
+)
 
 
 def dense_mean(x, edge_index):
@@ -97,12 +105,18 @@ def test_mean_of_any_shape(genes, cells, dtype, constant, data):
     gene = st.integers(0, genes - 1)
     edges = data.draw(st.lists(st.tuples(gene, gene), min_size=1, max_size=12))
     edge_index = torch.tensor(edges).T
-    x = torch.ones(genes, cells, dtype=dtype) if constant else torch.arange(genes * cells, dtype=dtype).reshape(genes, cells) ** 2 - 3
+    x = (
+        torch.ones(genes, cells, dtype=dtype)
+        if constant
+        else torch.arange(genes * cells, dtype=dtype).reshape(genes, cells) ** 2 - 3
+    )
     m = neighbor_mean(x, edge_index)
     assert m.shape == x.shape and m.dtype == dtype
     tolerance = 8 * torch.finfo(dtype).eps
     torch.testing.assert_close(m, dense_mean(x, edge_index), rtol=tolerance, atol=600 * tolerance)
-    assert torch.equal(m[in_degree(edge_index, genes) == 0], torch.zeros(int((in_degree(edge_index, genes) == 0).sum()), cells, dtype=dtype))
+    assert torch.equal(
+        m[in_degree(edge_index, genes) == 0], torch.zeros(int((in_degree(edge_index, genes) == 0).sum()), cells, dtype=dtype)
+    )
 
 
 def test_mean_is_differentiable(normal, random_graph):
@@ -117,7 +131,11 @@ def test_mean_is_differentiable(normal, random_graph):
         ([[1.0]], TypeError, ["floating-point", "list"]),
         (torch.zeros(3), ValueError, ["(genes, cells)", "(3,)"]),
         (torch.zeros(1, 2, 3), ValueError, ["(genes, cells)", "(1, 2, 3)"]),
-        (torch.tensor([[0.0, 1.0], [float("nan"), float("nan")]]), ValueError, ["finite", "nan", "gene 1, cell 0", "2 such entries"]),
+        (
+            torch.tensor([[0.0, 1.0], [float("nan"), float("nan")]]),
+            ValueError,
+            ["finite", "nan", "gene 1, cell 0", "2 such entries"],
+        ),
         (torch.tensor([[0.0, float("inf")]]), ValueError, ["finite", "inf", "gene 0, cell 1", "1 such entry "]),
         (torch.tensor([[0.0, -float("inf")]]), ValueError, ["finite", "-inf", "gene 0, cell 1"]),
     ],

@@ -97,7 +97,7 @@ def test_every_number_in_the_prose_is_glued_by_its_own_page() -> None:
     for path in NOTEBOOKS:
         prose = "\n".join(cell.source for cell in read(path).cells if cell.cell_type == "markdown")
         used = set(re.findall(r"\{glue:\w+\}`([^`:]+)", prose))
-        made = {output.metadata.get("scrapbook", {}).get("name") for output in outputs(path)}
+        made = {output.get("metadata", {}).get("scrapbook", {}).get("name") for output in outputs(path)}
         assert used <= made, f"{path.name}: {sorted(used - made)}"
 
 

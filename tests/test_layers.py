@@ -1,0 +1,262 @@
+"""Reading a layer's weights, and refusing layers that do something else."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch_geometric.nn import SAGEConv
+
+from regnet.layers import UnreadableLayerError, as_function, evaluation_mode, read_layer
+from regnet.model import MLPAggregator
+from regnet.shrinkage import effective_weight, effective_weight_on_graph, kink_distance, local_affine, sensitivities
+
+
+class Pair(nn.Module):
+    """g(x, m) with the parts of the note's aggregator; subclasses do something else with them."""
+
+    def __init__(self, cells: int = 3, hidden: int = 8, out: int = 4) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(2 * cells, hidden), nn.ReLU(), nn.Dropout(0.5), nn.Linear(hidden, out))
+
+    def forward(self, x, m):
+        return self.mlp(torch.cat([x, m], dim=-1))
+
+
+class Residual(Pair):
+    def forward(self, x, m):
+        return super().forward(x, m) + x[:, :1]
+
+
+class ResidualOfDelta(Pair):
+    """Invisible wherever x = m."""
+
+    def forward(self, x, m):
+        return super().forward(x, m) + (x - m)[:, :1]
+
+
+class Swapped(Pair):
+    """Also invisible wherever x = m, and turns w into 1 - w."""
+
+    def forward(self, x, m):
+        return super().forward(m, x)
+
+
+class Difference(Pair):
+    def forward(self, x, m):
+        return super().forward(x, x - m)
+
+
+class Normalised(Pair):
+    def forward(self, x, m):
+        return nn.functional.normalize(super().forward(x, m), dim=1)
+
+
+class Squashed(Pair):
+    def forward(self, x, m):
+        return super().forward(x, m).tanh()
+
+
+class Scaled(Pair):
+    def forward(self, x, m):
+        return 1.001 * super().forward(x, m)
+
+
+class Rectified(Pair):
+    """One ReLU more than its parts show."""
+
+    def forward(self, x, m):
+        return super().forward(x.relu(), m)
+
+
+PRETENDERS = [Residual, ResidualOfDelta, Swapped, Difference, Normalised, Squashed, Scaled, Rectified]
+
+
+def make(kind, *arguments):
+    torch.manual_seed(3)
+    return kind(*arguments).double()
+
+
+@pytest.fixture
+def pair(normal):
+    return normal(7, 3), normal(7, 3)
+
+
+# reading
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        make(MLPAggregator, 3, 5),
+        make(Pair),
+        make(nn.Linear, 6, 4),
+        make(nn.Linear, 6, 4, False),
+        make(lambda: nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 2))),
+        make(lambda: nn.Sequential(nn.Linear(6, 5, bias=False), nn.ReLU(), nn.Linear(5, 1, bias=False))),
+        make(lambda: nn.Sequential(nn.Identity(), nn.Linear(6, 5), nn.Dropout(0.3))),
+        make(SAGEConv, 3, 4),
+        make(lambda: SAGEConv((3, 3), 4, bias=False)),
+    ],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_the_weights_compute_what_the_layer_computes(layer, pair):
+    x, m = pair
+    with evaluation_mode(layer), torch.no_grad():
+        weights = read_layer(layer, x, m)
+        torch.testing.assert_close(weights(x, m), as_function(layer)(x, m), rtol=1e-10, atol=1e-13)
+    assert weights.w_self.shape == weights.w_neighbor.shape
+    assert not weights.w_self.requires_grad
+
+
+def test_the_halves_are_x_first_then_m():
+    layer = nn.Linear(4, 2)
+    weights = read_layer(layer, torch.ones(1, 2), torch.zeros(1, 2))
+    assert torch.equal(weights.w_self, layer.weight[:, :2].detach())
+    assert torch.equal(weights.w_neighbor, layer.weight[:, 2:].detach())
+
+
+def test_sage_reads_root_as_self_and_neighbours_as_neighbour():
+    """Eq. (2): lin_r acts on the gene, lin_l on the mean of its neighbours."""
+    conv = SAGEConv(2, 3)
+    weights = read_layer(conv, torch.randn(4, 2), torch.randn(4, 2))
+    assert torch.equal(weights.w_self, conv.lin_r.weight.detach())
+    assert torch.equal(weights.w_neighbor, conv.lin_l.weight.detach())
+    assert weights.w_out is None
+
+
+def test_a_unit_at_its_kink_has_slope_zero_as_in_autograd():
+    layer = nn.Sequential(nn.Linear(2, 1, bias=False), nn.ReLU(), nn.Linear(1, 1, bias=False)).double()
+    layer[0].weight.data = torch.tensor([[1.0, -1.0]]).double()
+    x = torch.ones(1, 1).double()  # z = x - m = 0 exactly
+    affine = local_affine(layer, x[0], x[0])
+    by_autograd = torch.autograd.functional.jacobian(lambda x: layer(torch.cat([x, torch.ones(1).double()])), x[0])
+    assert affine.A.item() == by_autograd.item() == 0
+
+
+def test_as_function_leaves_other_callables_alone():
+    def g(x, m):
+        return x - m
+
+    assert as_function(g) is g
+    aggregator = MLPAggregator(2, 2)
+    assert as_function(aggregator) is aggregator
+
+
+def test_as_function_gives_a_sageconv_its_mean_as_the_only_neighbour(normal, random_graph):
+    x, edge_index = normal(9, 3), random_graph(9, 30)
+    conv = make(SAGEConv, 3, 2)
+    mean = torch.stack(
+        [
+            x[edge_index[0, edge_index[1] == gene]].mean(dim=0) if (edge_index[1] == gene).any() else 0 * x[0]
+            for gene in range(9)
+        ]
+    )
+    torch.testing.assert_close(as_function(conv)(x, mean), conv(x, edge_index), rtol=1e-10, atol=1e-13)
+
+
+# refusing
+
+
+@pytest.mark.parametrize("kind", PRETENDERS)
+@pytest.mark.parametrize("first_rows", ["random", "all zero", "equal to their mean"])
+def test_layers_with_familiar_parts_but_another_output_are_refused(kind, first_rows, pair):
+    """Real data often begins with genes that are silent, or equal to their neighbours: they must not hide a pretender."""
+    x, m = pair
+    if first_rows == "all zero":
+        x[:3], m[:3] = 0, 0
+    elif first_rows == "equal to their mean":
+        m[:3] = x[:3]
+    for call in (read_layer, sensitivities, kink_distance):
+        with pytest.raises(TypeError, match=r"(?s)parts of a layer.*jvp") as caught:
+            call(make(kind).eval(), x, m)
+        assert isinstance(caught.value, UnreadableLayerError)
+        assert kind.__name__ in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", PRETENDERS)
+@pytest.mark.parametrize("silent", [False, True])
+def test_on_a_graph_a_pretender_gets_what_it_really_does(kind, silent, normal, random_graph):
+    """Not the weights of its parts: those of its output, as forward-mode differentiation sees it."""
+    layer, x, edge_index = make(kind), normal(12, 3), random_graph(12, 30)
+    if silent:
+        x[:2] = 0
+    got = effective_weight_on_graph(layer, x, edge_index)
+    mean = torch.stack([x[edge_index[0, edge_index[1] == gene]].mean(dim=0) for gene in range(12)])
+    has_regulator = ~mean.isnan().any(dim=1)
+    expected = effective_weight(layer, x[has_regulator], mean[has_regulator], "jvp")
+    torch.testing.assert_close(got[has_regulator], expected, rtol=1e-10, atol=1e-13, equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    ("layer", "kind"),
+    [
+        (nn.Sequential(nn.Linear(6, 4), nn.Tanh(), nn.Linear(4, 2)), "Linear -> Tanh -> Linear"),
+        (nn.Sequential(nn.Linear(6, 4), nn.ReLU()), "Linear -> ReLU"),
+        (nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2)), "BatchNorm1d"),
+        (
+            nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)),
+            "Linear -> ReLU -> Linear -> ReLU",
+        ),
+        (nn.Sequential(), "Sequential"),
+        (lambda x, m: x - m, "function"),
+        (SAGEConv(3, 2, aggr="max"), "SAGEConv"),
+        (SAGEConv(3, 2, normalize=True), "SAGEConv"),
+        (SAGEConv(3, 2, project=True), "SAGEConv"),
+        (SAGEConv(3, 2, root_weight=False), "SAGEConv"),
+    ],
+    ids=str,
+)
+def test_other_kinds_are_refused_by_name(layer, kind):
+    with pytest.raises(TypeError, match="jvp") as caught:
+        read_layer(layer, torch.ones(2, 3), torch.zeros(2, 3))
+    assert isinstance(caught.value, UnreadableLayerError)
+    assert kind in str(caught.value)
+
+
+@pytest.mark.parametrize("width", [2, 4])
+@pytest.mark.parametrize(
+    "layer", [nn.Linear(6, 2), MLPAggregator(3, 2), SAGEConv(3, 2)], ids=lambda layer: type(layer).__name__
+)
+def test_a_layer_of_another_width_is_refused(layer, width):
+    with pytest.raises(ValueError, match=rf"takes 3 features.*got {width}"):
+        read_layer(layer, torch.zeros(1, width), torch.zeros(1, width))
+
+
+@pytest.mark.parametrize("width", [2, 3])
+def test_a_layer_of_odd_width_is_refused(width):
+    """Five inputs are no [x, m]."""
+    with pytest.raises((ValueError, TypeError), match=r"features|method"):
+        read_layer(nn.Linear(5, 2), torch.ones(1, width), torch.ones(1, width))
+
+
+def test_a_layer_of_another_dtype_is_refused():
+    with pytest.raises(TypeError, match=r"float32.*float64.*layer\.to"):
+        read_layer(nn.Linear(6, 2), torch.zeros(1, 3).double(), torch.zeros(1, 3).double())
+
+
+def test_large_and_small_inputs_do_not_make_a_good_layer_look_wrong(normal):
+    for scale in (1e-6, 1.0, 1e6):
+        x, m = (scale * normal(4, 300)).float(), (scale * normal(4, 300)).float()
+        read_layer(MLPAggregator(300, 64), x, m)
+
+
+# evaluation_mode
+
+
+def test_evaluation_mode_restores_every_submodule():
+    layer = Pair()
+    layer.mlp[1].eval()  # one was in evaluation mode already
+    before = [module.training for module in layer.modules()]
+    assert True in before and False in before
+    with evaluation_mode(layer):
+        assert not any(module.training for module in layer.modules())
+    assert [module.training for module in layer.modules()] == before
+    with pytest.raises(RuntimeError, match="inside"), evaluation_mode(layer):
+        raise RuntimeError("inside")
+    assert [module.training for module in layer.modules()] == before
+
+
+def test_evaluation_mode_takes_functions():
+    with evaluation_mode(lambda x, m: x):
+        pass

@@ -1,0 +1,187 @@
+"""RegNet: its layers against PyG and torch, and the published checkpoint."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+from torch_geometric.nn import SAGEConv
+
+from regnet import RegNet
+from regnet.graph import neighbor_mean
+from regnet.model import GatedAttention, GraphSAGE, MLPAggregator
+
+
+@pytest.fixture
+def small(normal, random_graph):
+    torch.manual_seed(0)
+    model = RegNet(in_channels=5, hidden_channels=8, latent_channels=4).double().eval()
+    return model, normal(10, 5), random_graph(10, 30), torch.tensor([[0, 3, 9], [1, 3, 2]])
+
+
+def close(got, expected):
+    torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-13)
+
+
+def test_shapes(small):
+    model, x, edge_index, pairs = small
+    out = model(x, edge_index, pairs)
+    assert out.logits.shape == (3,)
+    assert out.mu.shape == out.logvar.shape == (10, 4)
+    assert out.hidden.shape == out.reconstruction.shape == (10, 8)
+    assert model(x, edge_index, pairs[:, :1]).logits.shape == (1,)
+
+
+def test_aggregator_is_the_notes_formula(normal):
+    layer, x, m = MLPAggregator(3, 6).double(), normal(5, 3), normal(5, 3)
+    (w1, b1), (w2, b2) = ((part.weight, part.bias) for part in (layer.mlp[0], layer.mlp[2]))
+    expected = torch.stack(
+        [w2 @ (w1[:, :3] @ x_i + w1[:, 3:] @ m_i + b1).clamp(min=0) + b2 for x_i, m_i in zip(x, m, strict=True)]
+    )
+    close(layer(x, m), expected)
+
+
+def test_graphsage_with_a_linear_aggregator_is_pyg_sageconv(normal, random_graph):
+    """Large positive biases open every unit: the first layer becomes Eq. (2), which SAGEConv computes."""
+    torch.manual_seed(1)
+    sage = GraphSAGE(4, 6, num_layers=1, dropout=0.0).double()
+    x, edge_index = normal(12, 4), random_graph(12, 40)
+    first, second = sage.layers[0].agg.mlp[0], sage.layers[0].agg.mlp[2]
+    first.bias.data.fill_(100.0)
+    second.bias.data.fill_(1000.0)  # also keeps the layer's own ReLU open
+    conv = SAGEConv(4, 6).double()
+    conv.lin_r.weight.data = second.weight.data @ first.weight.data[:, :4]
+    conv.lin_l.weight.data = second.weight.data @ first.weight.data[:, 4:]
+    conv.lin_l.bias.data = second.weight.data @ first.bias.data + second.bias.data
+    close(sage(x, edge_index), conv(x, edge_index))
+
+
+def test_graphsage_is_relu_after_each_layer(small):
+    model, x, edge_index, _ = small
+    h = x
+    for layer in model.graphsage.layers:
+        h = layer.agg(h, neighbor_mean(h.detach(), edge_index)).clamp(min=0)
+    close(model.graphsage(x, edge_index), h)
+    assert (h == 0).any()
+
+
+def test_attention_agrees_with_torch(normal):
+    torch.manual_seed(2)
+    layer, h = GatedAttention(6).double(), normal(9, 6)
+    attended = nn.functional.scaled_dot_product_attention(layer.query(h), layer.key(h), layer.value(h))
+    gate = layer.gate(torch.cat([h, attended], dim=1))
+    close(layer(h), layer.out_proj(gate * attended + (1 - gate) * h))
+    layer.gate[0].weight.data.zero_()
+    layer.gate[0].bias.data.fill_(-1e3)  # a closed gate passes the input on
+    close(layer(h), layer.out_proj(h))
+
+
+def test_forward_is_the_chain_of_its_parts(small):
+    model, x, edge_index, pairs = small
+    out = model(x, edge_index, pairs)
+    hidden = model.attention(model.graphsage(x, edge_index))
+    mu, logvar = model.vae.encoder.fc_mu(hidden), model.vae.encoder.fc_logvar(hidden)
+    for got, expected in (
+        (out.hidden, hidden),
+        (out.mu, mu),
+        (out.logvar, logvar),
+        (out.reconstruction, model.vae.decoder(mu)),
+    ):
+        close(got, expected)
+    for logit, (regulator, target) in zip(out.logits, pairs.T.tolist(), strict=True):
+        close(logit[None], model.edge_classifier(torch.cat([mu[regulator], mu[target]])))
+    flipped = model(x, edge_index, pairs.flip(0)).logits
+    assert flipped[0] != out.logits[0] and flipped[1] == out.logits[1]
+
+
+def test_gene_order_does_not_matter(small, rng):
+    model, x, edge_index, pairs = small
+    order = torch.randperm(10, generator=rng)
+    place = order.argsort()
+    close(model(x[order], place[edge_index], place[pairs]).logits, model(x, edge_index, pairs).logits)
+
+
+def test_chance_acts_in_training_mode_only(small):
+    model, x, edge_index, pairs = small
+    assert torch.equal(model(x, edge_index, pairs).logits, model(x, edge_index, pairs).logits)
+    assert torch.equal(model(x, edge_index, pairs).reconstruction, model(x, edge_index, pairs).reconstruction)
+    model.train()
+    assert not torch.equal(model(x, edge_index, pairs).logits, model(x, edge_index, pairs).logits)
+    model.graphsage.dropout.p = 0.0  # now only the draw from the latent normal is left
+    one, two = model(x, edge_index, pairs), model(x, edge_index, pairs)
+    assert torch.equal(one.logits, two.logits) and not torch.equal(one.reconstruction, two.reconstruction)
+
+
+def test_the_latent_draw_has_the_mean_and_variance_it_should(small):
+    """With an identity decoder the reconstruction is z: 1500 draws against mu and logvar."""
+    model, x, edge_index, pairs = small
+    model.train()
+    model.graphsage.dropout.p = 0.0
+    model.vae.decoder.decoder = nn.Identity()
+    torch.manual_seed(0)
+    with torch.no_grad():
+        draws = torch.stack([model(x, edge_index, pairs).reconstruction for _ in range(1500)])
+        out = model(x, edge_index, pairs)
+    deviation = (out.logvar / 2).exp()
+    assert ((draws.mean(dim=0) - out.mu).abs() < 5 * deviation / 1500**0.5).all()
+    assert ((draws.std(dim=0) / deviation - 1).abs() < 5 / 3000**0.5).all()
+
+
+def test_every_parameter_that_scores_pairs_gets_a_gradient(small):
+    model, x, edge_index, pairs = small
+    out = model(x, edge_index, pairs)
+    (out.logits.sum() + out.logvar.sum() + out.reconstruction.sum()).backward()
+    without = [name for name, parameter in model.named_parameters() if parameter.grad is None]
+    assert without == []
+
+
+@pytest.mark.parametrize("name", ["in_channels", "hidden_channels", "latent_channels", "num_layers"])
+def test_sizes_below_one_are_refused(name):
+    with pytest.raises(ValueError, match=rf"{name} must be at least 1; got 0"):
+        RegNet(**({"in_channels": 3} | {name: 0}))
+
+
+@pytest.mark.parametrize("dropout", [-0.1, 1.0, float("nan")])
+def test_dropout_outside_its_range_is_refused(dropout):
+    with pytest.raises(ValueError, match=r"dropout must be in \[0, 1\)"):
+        RegNet(3, dropout=dropout)
+
+
+# The published checkpoint (mESC lofgof)
+
+
+@pytest.fixture
+def published(real_file):
+    state = torch.load(real_file("published-checkpoint/regnet_pretrained.pth"), map_location="cpu", weights_only=True)
+    model = RegNet(in_channels=421)
+    model.load_state_dict(state, strict=True)
+    return model.eval(), state
+
+
+def test_the_published_checkpoint_loads_strictly(published):
+    model, state = published
+    assert set(model.state_dict()) == set(state)
+    for name, values in model.state_dict().items():
+        assert torch.equal(values, state[name]), name
+    broken = {name: values for name, values in state.items() if name != "attention.key.bias"}
+    with pytest.raises(RuntimeError, match=r"attention\.key\.bias"):
+        model.load_state_dict(broken, strict=True)
+
+
+def test_the_published_embeddings_follow_at_m_zero_for_exactly_the_genes_that_are_no_tfs(published, real_file):
+    model, _ = published
+    expression = pd.read_csv(real_file("mESC/expression.csv.gz"), index_col=0)
+    shipped = pd.read_csv(real_file("published-checkpoint/graphsage_embeddings.csv"), index_col=0)
+    tfs = set(pd.read_csv(real_file("mESC/lofgof/tfs.csv"))["TF"].str.upper())
+    expression.index, shipped.index = expression.index.str.upper(), shipped.index.str.upper()
+    assert set(expression.index) == set(shipped.index) and len(shipped) == 1120
+    h = torch.tensor(expression.loc[shipped.index].to_numpy(), dtype=torch.float32)
+    with torch.no_grad():
+        for layer in model.graphsage.layers:
+            h = layer.agg(h, torch.zeros_like(h)).relu()
+    deviation = (h - torch.tensor(shipped.to_numpy(), dtype=torch.float32)).abs().amax(dim=1)
+    reproduced = {gene for gene, largest in zip(shipped.index, deviation.tolist(), strict=True) if largest < 1e-4}
+    others = set(shipped.index) - tfs
+    assert len(others) == 500
+    assert reproduced == others

@@ -1,0 +1,117 @@
+"""The table of weights and the files the note names."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from torch_geometric.data import Data
+
+from regnet import RegNet, effective_weight, neighbor_mean, sensitivities, shrinkage_table
+from regnet.report import write_report
+
+COLUMNS = ["gene", "in_degree", "mean_expression", "is_tf", "w_eff", "S_x", "S_m"]
+FILES = {
+    "regnet_pretrained.pth",
+    "metrics.json",
+    "shrinkage.csv",
+    "shrinkage_vs_degree.png",
+    "shrinkage_hist.png",
+    "shrinkage_vs_expr.png",
+}
+
+
+@pytest.fixture
+def model(tiny_data):
+    torch.manual_seed(0)
+    return RegNet(12, hidden_channels=8, latent_channels=4).double().eval()
+
+
+def test_the_table_says_what_each_column_is_called(model, tiny_data):
+    layer = model.graphsage.layers[0].agg
+    table = shrinkage_table(layer, tiny_data)
+    assert list(table.columns) == COLUMNS
+    assert table["gene"].tolist() == tiny_data.gene_names
+    assert table["in_degree"].tolist() == [int((tiny_data.edge_index[1] == gene).sum()) for gene in range(40)]
+    np.testing.assert_allclose(table["mean_expression"], tiny_data.x.numpy().mean(axis=1), rtol=1e-10)
+    assert table["is_tf"].tolist() == tiny_data.is_tf.tolist()
+    m = neighbor_mean(tiny_data.x, tiny_data.edge_index)
+    has = (table["in_degree"] > 0).to_numpy()
+    s = sensitivities(layer, tiny_data.x, m, "jvp")
+    for column, values in (("w_eff", s.weight), ("S_x", s.self_sensitivity), ("S_m", s.neighbor_sensitivity)):
+        np.testing.assert_allclose(table.loc[has, column], values.detach().numpy()[has], rtol=1e-9)
+    np.testing.assert_allclose(table["w_eff"], table["S_x"] / (table["S_x"] + table["S_m"]), rtol=1e-10)
+
+
+def test_genes_without_regulators_are_nan_and_no_others(model, tiny_data):
+    table = shrinkage_table(model.graphsage.layers[0].agg, tiny_data)
+    orphan = table["in_degree"] == 0
+    assert orphan.any() and not orphan.all()
+    for column in ("w_eff", "S_x", "S_m"):
+        assert (table[column].isna() == orphan).all()
+
+
+def test_another_graph_replaces_that_of_the_data(model, tiny_data):
+    layer, one_edge = model.graphsage.layers[0].agg, torch.tensor([[5], [6]])
+    table = shrinkage_table(layer, tiny_data, one_edge)
+    assert table["in_degree"].sum() == 1 and table["w_eff"].notna().sum() == 1
+    assert table.loc[6, "w_eff"] == pytest.approx(
+        effective_weight(layer, tiny_data.x[6:7], tiny_data.x[5:6]).item(), rel=1e-10
+    )
+
+
+def test_bad_data_is_refused(model, tiny_data):
+    layer = model.graphsage.layers[0].agg
+    with pytest.raises(ValueError, match="does not exist"):
+        shrinkage_table(layer, tiny_data, torch.tensor([[0], [40]]))
+    tiny_data.x = tiny_data.x[:, :11]
+    with pytest.raises(ValueError, match=r"takes 12 features.*got 11"):
+        shrinkage_table(layer, tiny_data)
+
+
+def test_the_report_is_complete_and_leaves_nothing_else(model, tiny_data, tmp_path):
+    out = tmp_path / "deep" / "folder"
+    metrics = {"auroc": 0.75, "seed": 3}
+    write_report(out, model, tiny_data, tiny_data.edge_index, metrics)
+    assert {file.name for file in out.iterdir()} == FILES
+    assert json.loads((out / "metrics.json").read_text()) == metrics
+    table = shrinkage_table(model.graphsage.layers[0].agg, tiny_data)
+    pd.testing.assert_frame_equal(pd.read_csv(out / "shrinkage.csv"), table, check_exact=False, rtol=1e-12)
+    again = RegNet(12, hidden_channels=8, latent_channels=4).double()
+    again.load_state_dict(torch.load(out / "regnet_pretrained.pth", weights_only=True), strict=True)
+    for name, values in again.state_dict().items():
+        assert torch.equal(values, model.state_dict()[name])
+    for name in FILES:
+        if name.endswith(".png"):
+            with Image.open(out / name) as picture:
+                assert min(picture.size) > 300 and len(picture.convert("L").getcolors(256) or []) > 5
+
+
+def test_an_old_report_is_replaced_and_other_files_stay(model, tiny_data, tmp_path):
+    (tmp_path / "metrics.json").write_text("old")
+    (tmp_path / "notes.txt").write_text("mine")
+    write_report(tmp_path, model, tiny_data, tiny_data.edge_index, {"auroc": 1.0})
+    assert json.loads((tmp_path / "metrics.json").read_text()) == {"auroc": 1.0}
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    assert {file.name for file in tmp_path.iterdir()} == FILES | {"notes.txt"}
+
+
+def test_a_failure_leaves_no_half_written_report(model, tiny_data, tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("regnet.figures.save_diagnostics", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_report(tmp_path, model, tiny_data, tiny_data.edge_index, {})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_names_and_tfs_may_be_missing(model, tiny_data, tmp_path):
+    write_report(tmp_path, model, Data(x=tiny_data.x), tiny_data.edge_index, {})
+    table = pd.read_csv(tmp_path / "shrinkage.csv")
+    assert table["gene"].tolist() == list(range(40))
+    assert table.index[table["is_tf"]].tolist() == [0, 1, 2, 3]

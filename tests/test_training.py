@@ -1,0 +1,414 @@
+"""The split, the training, the test metrics and the files."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+from sklearn.metrics import average_precision_score, roc_auc_score
+from torch_geometric.data import Data
+
+from regnet import effective_weight_on_graph, pretrain, training
+from regnet.training import EdgePrediction, EdgeSplit, evaluate, split_edges
+
+PARTS = [f"{part}_{kind}" for part in ("train", "val", "test") for kind in ("edges", "non_edges")]
+
+
+def pairs(edges):
+    return set(map(tuple, edges.T.tolist()))
+
+
+def parts(split):
+    return {name: pairs(getattr(split, name)) for name in PARTS}
+
+
+# split_edges
+
+
+def test_the_parts_are_disjoint_and_cover_every_pair_of_the_regulators(tiny_data):
+    split = split_edges(tiny_data.edge_index, 40)
+    members = parts(split)
+    assert sum(getattr(split, name).size(1) for name in PARTS) == sum(map(len, members.values())), (
+        "no pair twice within a part"
+    )
+    everything = set().union(*members.values())
+    assert sum(map(len, members.values())) == len(everything), "no pair in two parts"
+    assert everything == {(regulator, target) for regulator in range(4) for target in range(40) if regulator != target}
+    known = pairs(tiny_data.edge_index)
+    assert set().union(*(members[name] for name in PARTS if "non" not in name)) == known
+    assert not set().union(*(members[name] for name in PARTS if "non" in name)) & known
+
+
+def test_each_regulator_is_split_60_10_30(tiny_data):
+    split = split_edges(tiny_data.edge_index, 40)
+    for regulator in range(4):
+        for kind in ("edges", "non_edges"):
+            train, val, test = (
+                int((getattr(split, f"{part}_{kind}")[0] == regulator).sum()) for part in ("train", "val", "test")
+            )
+            total = train + val + test
+            assert abs(val - 0.1 * total) <= 0.5 and abs(test - 0.3 * total) <= 0.5
+
+
+def test_negatives_come_only_from_regulators_with_targets(tiny_data):
+    split = split_edges(tiny_data.edge_index, 40)
+    for part in ("train", "val", "test"):
+        assert set(getattr(split, f"{part}_non_edges")[0].tolist()) == {0, 1, 2, 3}
+        non_edges = getattr(split, f"{part}_non_edges")
+        assert (non_edges[0] != non_edges[1]).all()
+
+
+@pytest.mark.parametrize(
+    ("targets", "sizes"), [(1, (1, 0, 0)), (2, (1, 0, 1)), (3, (2, 0, 1)), (10, (6, 1, 3)), (20, (12, 2, 6))]
+)
+def test_the_sizes_of_small_parts(targets, sizes):
+    split = split_edges(torch.tensor([[0] * targets, list(range(1, targets + 1))]), 30)
+    assert tuple(getattr(split, f"{part}_edges").size(1) for part in ("train", "val", "test")) == sizes
+
+
+def test_the_split_depends_on_the_seed_and_not_on_the_order_of_edges(tiny_data):
+    edge_index = tiny_data.edge_index
+    shuffled = edge_index[:, torch.randperm(edge_index.size(1), generator=torch.Generator().manual_seed(1))]
+    doubled = torch.cat([shuffled, shuffled], dim=1)
+    expected = split_edges(edge_index, 40, seed=4)
+    for same in (edge_index, shuffled, doubled):
+        assert parts(split_edges(same, 40, seed=4)) == parts(expected)
+    assert parts(split_edges(edge_index, 40, seed=5)) != parts(expected)
+
+
+def test_the_split_leaves_the_global_state(tiny_data):
+    state = torch.get_rng_state()
+    split_edges(tiny_data.edge_index, 40)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@given(num_genes=st.integers(1, 12), data=st.data(), seed=st.integers(0, 50))
+def test_any_graph_is_split_into_disjoint_parts(num_genes, data, seed):
+    gene = st.integers(0, num_genes - 1)
+    edges = data.draw(st.lists(st.tuples(gene, gene), min_size=1, max_size=20))
+    members = parts(split_edges(torch.tensor(edges).T, num_genes, seed))
+    everything = set().union(*members.values())
+    assert sum(map(len, members.values())) == len(everything)
+    regulators = {regulator for regulator, _ in edges}
+    own = {(regulator, regulator) for regulator in regulators} - set(edges)
+    assert everything == {(regulator, target) for regulator in regulators for target in range(num_genes)} - own
+    assert {pair for name in PARTS if "non" not in name for pair in members[name]} == set(edges)
+
+
+def test_the_split_refuses_what_is_no_graph():
+    with pytest.raises(ValueError, match="empty"):
+        split_edges(torch.empty(2, 0, dtype=torch.long), 3)
+    with pytest.raises(ValueError, match="does not exist"):
+        split_edges(torch.tensor([[0], [3]]), 3)
+
+
+# pretrain
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """One short training that several tests look at, with the validation score of every epoch."""
+    generator = torch.Generator().manual_seed(7)
+    x = torch.randn(40, 12, dtype=torch.float64, generator=generator)
+    edge_index = torch.tensor(
+        [[r, t] for r in range(4) for t in (4 + torch.randperm(36, generator=generator)[: 12 + r]).tolist()]
+    ).T
+    data = Data(x=x, edge_index=edge_index)
+    scores = []
+    original = EdgePrediction.log
+
+    def log(self, name, value, **options):
+        if name == "val_auprc":
+            scores.append(float(value))
+        original(self, name, value, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(EdgePrediction, "log", log)
+        result = pretrain(data, seed=2, max_epochs=12)
+    return data, result, scores
+
+
+def test_the_message_graph_is_the_training_edges_and_no_others(trained):
+    data, result, _ = trained
+    expected = split_edges(data.edge_index, 40, seed=2)
+    assert parts(result.split) == parts(expected)
+    assert pairs(result.edge_index) == pairs(expected.train_edges)
+    for part in ("val_edges", "test_edges", "val_non_edges", "test_non_edges"):
+        assert not pairs(result.edge_index) & pairs(getattr(result.split, part))
+
+
+def test_no_validation_or_test_edge_reaches_the_model_as_a_message(tiny_data, monkeypatch):
+    """Watches every call of the network, in training, in validation and in the test."""
+    seen, scored_in_training = [], set()
+    original = training.RegNet.forward
+
+    def forward(self, x, edge_index, scored):
+        seen.append(pairs(edge_index))
+        if self.training:
+            scored_in_training.update(pairs(scored))
+        return original(self, x, edge_index, scored)
+
+    monkeypatch.setattr(training.RegNet, "forward", forward)
+    split = pretrain(tiny_data, max_epochs=3).split
+    assert len(seen) == 7  # three epochs, each with its validation, and the test
+    assert all(graph == pairs(split.train_edges) for graph in seen)
+    assert scored_in_training <= pairs(split.train_edges) | pairs(split.train_non_edges)
+    assert pairs(split.train_edges) <= scored_in_training
+
+
+def test_training_is_balanced(tiny_data, monkeypatch):
+    counts = []
+    original = EdgePrediction.training_step
+
+    def step(self, batch, batch_idx):
+        forward = self.model.forward
+
+        def spy(x, edge_index, scored):
+            counts.append((edge_index.size(1), scored.size(1)))
+            return forward(x, edge_index, scored)
+
+        monkeypatch.setattr(self.model, "forward", spy)
+        try:
+            return original(self, batch, batch_idx)
+        finally:
+            monkeypatch.setattr(self.model, "forward", forward)
+
+    monkeypatch.setattr(EdgePrediction, "training_step", step)
+    split = pretrain(tiny_data, max_epochs=2).split
+    positives = split.train_edges.size(1)
+    assert counts == [(positives, 2 * positives)] * 2
+
+
+def test_the_loss_is_the_documented_sum(tiny_data):
+    """BCE + 0.01 KL + 0.1 MSE, with KL from torch.distributions."""
+    torch.manual_seed(0)
+    split = split_edges(tiny_data.edge_index, 40)
+    model = training.RegNet(12).double().eval()
+    task = EdgePrediction(model, tiny_data.x, split)
+    logged = {}
+    task.log = lambda name, value, **_: logged.update({name: value})
+    torch.manual_seed(1)
+    loss = task.training_step(torch.zeros(1), 0)
+    torch.manual_seed(1)
+    drawn = split.train_non_edges[:, torch.randint(split.train_non_edges.size(1), (split.train_edges.size(1),))]
+    out = model(tiny_data.x, split.train_edges, torch.cat([split.train_edges, drawn], dim=1))
+    count = split.train_edges.size(1)
+    probability = out.logits.sigmoid()
+    classification = -(probability[:count].log().sum() + (1 - probability[count:]).log().sum()) / (2 * count)
+    posterior = torch.distributions.Normal(out.mu, (out.logvar / 2).exp())
+    divergence = torch.distributions.kl_divergence(posterior, torch.distributions.Normal(0.0, 1.0)).mean()
+    reconstruction = ((out.reconstruction - out.hidden) ** 2).mean()
+    torch.testing.assert_close(loss, classification + 0.01 * divergence + 0.1 * reconstruction, rtol=1e-10, atol=0)
+    assert logged["loss"] is loss
+    (group,) = task.configure_optimizers().param_groups
+    assert group["lr"] == 1e-3 and len(group["params"]) == len(list(model.parameters()))
+
+
+def test_the_epoch_with_the_best_validation_score_is_returned(trained):
+    data, result, scores = trained
+    assert len(scores) == 12
+    assert len(set(scores)) > 3, "the scores must differ for the choice to mean anything"
+    best = int(np.argmax(scores))
+    assert best != 11, "the last epoch must not be the best, or keeping the last would pass"
+    assert result.metrics["best_epoch"] == best
+    split = result.split
+    both = torch.cat([split.val_edges, split.val_non_edges], dim=1)
+    with torch.no_grad():
+        logits = result.model(data.x, result.edge_index, both).logits
+    labels = np.r_[np.ones(split.val_edges.size(1)), np.zeros(split.val_non_edges.size(1))]
+    assert average_precision_score(labels, logits) == pytest.approx(max(scores), rel=1e-6)
+
+
+def test_the_model_is_in_evaluation_mode_in_the_dtype_of_x(trained, tiny_data):
+    _, result, _ = trained
+    assert not any(module.training for module in result.model.modules())
+    assert {parameter.dtype for parameter in result.model.parameters()} == {torch.float64}
+    tiny_data.x = tiny_data.x.float()
+    single = pretrain(tiny_data, max_epochs=1).model
+    assert {parameter.dtype for parameter in single.parameters()} == {torch.float32}
+
+
+def same_model(one, two):
+    return all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values(), strict=True))
+
+
+def test_a_seed_gives_one_result_whatever_the_global_state(tiny_data):
+    torch.manual_seed(1)
+    first = pretrain(tiny_data, seed=0, max_epochs=3)
+    torch.manual_seed(2)
+    torch.rand(17)
+    second = pretrain(tiny_data, seed=0, max_epochs=3)
+    assert same_model(first.model, second.model) and first.metrics == second.metrics
+    other = pretrain(tiny_data, seed=1, max_epochs=3)
+    assert not same_model(first.model, other.model)
+    assert parts(first.split) != parts(other.split)
+
+
+def test_the_global_states_and_the_data_are_left_alone(tiny_data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    x, edge_index = tiny_data.x.clone(), tiny_data.edge_index.clone()
+    torch_state, numpy_state, python_state = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()  # noqa: NPY002
+    pretrain(tiny_data, max_epochs=2)
+    assert torch.equal(torch.get_rng_state(), torch_state)
+    assert np.array_equal(np.random.get_state()[1], numpy_state)  # noqa: NPY002
+    assert random.getstate() == python_state
+    assert torch.equal(tiny_data.x, x) and torch.equal(tiny_data.edge_index, edge_index)
+    assert list(tmp_path.iterdir()) == [], "nothing is written without out_dir"
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_training_learns_what_can_be_learnt(seed):
+    """Half of the genes follow the only regulator, and every degree is the same: expression alone tells them apart."""
+    generator = torch.Generator().manual_seed(0)
+    x = 0.5 * torch.randn(61, 16, dtype=torch.float64, generator=generator)
+    x[0] += 2 * torch.randn(16, dtype=torch.float64, generator=generator)
+    x[1:31] += x[0]
+    metrics = pretrain(Data(x=x, edge_index=torch.tensor([[0] * 30, list(range(1, 31))])), seed=seed, max_epochs=12).metrics
+    assert (metrics["test_edges"], metrics["positives"], metrics["auroc_degree"]) == (9, 0.5, 0.5)
+    guessing = ((9 + 9 + 1) / (12 * 9 * 9)) ** 0.5  # standard deviation of the AUROC of random scores
+    assert metrics["auroc"] > 0.5 + 3 * guessing
+    assert metrics["auroc_correlation"] > 0.5 + 3 * guessing
+
+
+# metrics
+
+
+def test_the_baselines_recomputed(trained):
+    data, result, _ = trained
+    split, metrics = result.split, result.metrics
+    tested = [(*pair, 1) for pair in split.test_edges.T.tolist()] + [(*pair, 0) for pair in split.test_non_edges.T.tolist()]
+    labels = [label for _, _, label in tested]
+    graph = split.train_edges.T.tolist()
+    degree = [sum(r == a for r, _ in graph) * sum(t == b for _, t in graph) for a, b, _ in tested]
+    correlation = [abs(stats.pearsonr(data.x[a].numpy(), data.x[b].numpy()).statistic) for a, b, _ in tested]
+    with torch.no_grad():
+        logits = result.model(data.x, split.train_edges, torch.tensor([[a, b] for a, b, _ in tested]).T).logits.tolist()
+    for suffix, score in (("", logits), ("_degree", degree), ("_correlation", correlation)):
+        assert metrics[f"auroc{suffix}"] == pytest.approx(roc_auc_score(labels, score), rel=1e-10)
+        assert metrics[f"auprc{suffix}"] == pytest.approx(average_precision_score(labels, score), rel=1e-10)
+        positive = [s for s, label in zip(score, labels, strict=True) if label]
+        negative = [s for s, label in zip(score, labels, strict=True) if not label]
+        u = stats.mannwhitneyu(positive, negative).statistic
+        assert metrics[f"auroc{suffix}"] == pytest.approx(u / len(positive) / len(negative), rel=1e-10)
+    assert metrics["positives"] == pytest.approx(np.mean(labels), rel=1e-10)
+    assert [metrics[f"{part}_edges"] for part in ("train", "val", "test")] == [
+        getattr(split, f"{part}_edges").size(1) for part in ("train", "val", "test")
+    ]
+    assert metrics["seed"] == 2
+
+
+def test_the_degree_baseline_by_hand():
+    """Only training edges count; the pair (0, 3) scores 2 * 1, (0, 4) scores 2 * 0, (1, 3) scores 1 * 1."""
+    one = torch.tensor([[0], [5]])
+    split = EdgeSplit(
+        train_edges=torch.tensor([[0, 0, 1], [2, 3, 2]]), train_non_edges=one, val_edges=one, val_non_edges=one,
+        test_edges=torch.tensor([[0], [3]]), test_non_edges=torch.tensor([[0, 1], [4, 3]]),
+    )  # fmt: skip
+    metrics = evaluate(training.RegNet(4).eval(), torch.randn(6, 4), split)
+    assert metrics["auroc_degree"] == metrics["auprc_degree"] == 1.0
+
+
+def test_constant_genes_correlate_with_nothing(tiny_data):
+    tiny_data.x[5:20] = 3.0
+    metrics = pretrain(tiny_data, max_epochs=1).metrics
+    assert all(np.isfinite(value) for value in metrics.values())
+
+
+# files
+
+
+def test_the_files_and_their_contents(tiny_data, tmp_path):
+    out = tmp_path / "out"
+    result = pretrain(tiny_data, max_epochs=2, out_dir=out)
+    assert {file.name for file in out.iterdir()} == {
+        "regnet_pretrained.pth", "metrics.json", "shrinkage.csv",
+        "shrinkage_vs_degree.png", "shrinkage_hist.png", "shrinkage_vs_expr.png",
+    }  # fmt: skip
+    assert json.loads((out / "metrics.json").read_text()) == result.metrics
+    again = training.RegNet(12).double()
+    again.load_state_dict(torch.load(out / "regnet_pretrained.pth", weights_only=True), strict=True)
+    assert same_model(again, result.model)
+
+    table = pd.read_csv(out / "shrinkage.csv")
+    assert list(table.columns) == ["gene", "in_degree", "mean_expression", "is_tf", "w_eff", "S_x", "S_m"]
+    assert table["gene"].tolist() == tiny_data.gene_names and table["is_tf"].tolist() == tiny_data.is_tf.tolist()
+    in_training_graph = torch.bincount(result.split.train_edges[1], minlength=40)
+    assert table["in_degree"].tolist() == in_training_graph.tolist()
+    for column in ("w_eff", "S_x", "S_m"):
+        assert (table[column].isna() == (table["in_degree"] == 0)).all()
+    assert table["w_eff"].isna().any()
+    weights = effective_weight_on_graph(result.model.graphsage.layers[0].agg, tiny_data.x, result.split.train_edges)
+    np.testing.assert_allclose(table["w_eff"], weights.detach(), rtol=1e-9)
+
+
+@pytest.fixture
+def no_training(monkeypatch):
+    def fail(*_):
+        pytest.fail("training began")
+
+    monkeypatch.setattr(training, "_fit", fail)
+
+
+@pytest.mark.usefixtures("no_training")
+def test_a_folder_that_cannot_be_made_fails_before_training(tiny_data, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    for out in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(OSError, match="file"):
+            pretrain(tiny_data, out_dir=out)
+    assert (tmp_path / "file").read_text() == "in the way"
+
+
+@pytest.mark.usefixtures("no_training")
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        ({"x": torch.zeros(40, 3, dtype=torch.long)}, TypeError, ["floating-point"]),
+        ({"x": torch.full((40, 3), torch.nan)}, ValueError, ["finite", "gene 0, cell 0"]),
+        ({"edge_index": torch.empty(2, 0, dtype=torch.long)}, ValueError, ["edge_index is empty"]),
+        ({"edge_index": torch.tensor([[0], [40]])}, ValueError, ["edge 0 (0 -> 40)", "does not exist"]),
+        ({"edge_index": torch.tensor([[0, 1], [2, 3]])}, ValueError, ["too little to split", "no edges", "targets"]),
+        ({"edge_index": torch.tensor([[0] * 39, range(1, 40)])}, ValueError, ["too little to split", "no non-edges"]),
+        ({"gene_names": ["only", "two"]}, ValueError, ["gene_names", "40"]),
+        ({"is_tf": torch.ones(3, dtype=torch.bool)}, ValueError, ["is_tf", "40"]),
+    ],
+)
+def test_unusable_data_fail_before_training(change, error, words, tiny_data, tmp_path):
+    for name, value in change.items():
+        tiny_data[name] = value
+    with pytest.raises(error) as caught:
+        pretrain(tiny_data, out_dir=tmp_path / "out")
+    for word in words:
+        assert word in str(caught.value)
+
+
+@pytest.mark.usefixtures("no_training")
+def test_no_epochs_are_refused(tiny_data):
+    with pytest.raises(ValueError, match="max_epochs must be at least 1; got 0"):
+        pretrain(tiny_data, max_epochs=0)
+
+
+def test_what_the_message_asks_for_is_enough(tiny_data):
+    """The smallest numbers the error names must train."""
+    with pytest.raises(ValueError, match="too little") as caught:
+        pretrain(Data(x=tiny_data.x, edge_index=torch.tensor([[0], [1]])), max_epochs=1)
+    targets, others = (int(number) for number in re.findall(r"(\d+) or more", str(caught.value)))
+    x = tiny_data.x[: 1 + targets + others]
+    metrics = pretrain(
+        Data(x=x, edge_index=torch.tensor([[0] * targets, list(range(1, targets + 1))])), max_epochs=1
+    ).metrics
+    assert metrics["val_edges"] >= 1 and metrics["test_edges"] >= 1
+
+
+def test_one_cell_is_enough(tiny_data):
+    """Correlation is undefined there, and counts as none, without a warning."""
+    tiny_data.x = tiny_data.x[:, :1]
+    metrics = pretrain(tiny_data, max_epochs=1).metrics
+    assert metrics["auroc_correlation"] == 0.5
