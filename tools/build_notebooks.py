@@ -10,6 +10,7 @@ versions of the kernel) is stored, so that a second run leaves no difference.
 from __future__ import annotations
 
 import argparse
+import base64
 import hashlib
 import sys
 from collections import Counter
@@ -47,7 +48,16 @@ def build(source: Path) -> bool:
     unfinished = target.with_suffix(".ipynb.writing")
     unfinished.write_text(text, encoding="utf-8")
     unfinished.replace(target)
+    if source.stem == "index":
+        save_key_figure(notebook)
     return True
+
+
+def save_key_figure(notebook: nbformat.NotebookNode) -> None:
+    """Write the picture of the landing page to a file of its own, which the README shows."""
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    picture = next(output.data["image/png"] for output in outputs if "image/png" in output.get("data", {}))
+    (BOOK / "key_figure.png").write_bytes(base64.b64decode(picture))
 
 
 def name_cells(notebook: nbformat.NotebookNode) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from pathlib import Path
 
@@ -85,6 +86,12 @@ def test_every_figure_has_a_caption_an_alternative_text_and_a_reference(path: Pa
         assert len(settings.get("figure", {}).get("caption", "")) > 20, cell.source[:80]
         assert len(settings.get("image", {}).get("alt", "")) > 20, cell.source[:80]
         assert f"`{settings['figure']['name']}`" in text, f"{settings['figure']['name']} is not referred to"
+
+
+def test_the_readme_shows_the_picture_of_the_landing_page() -> None:
+    pictures = [output.data["image/png"] for output in outputs(BOOK / "index.ipynb") if "image/png" in output.get("data", {})]
+    assert [base64.b64decode(picture) for picture in pictures] == [(BOOK / "key_figure.png").read_bytes()]
+    assert "(book/key_figure.png)" in (BOOK.parent / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("number", range(1, 6))
