@@ -130,7 +130,8 @@ def prior_variance(x: Tensor, m: Tensor, noise_var: Tensor | float) -> Tensor:
         if impossible.any():
             where = _at(impossible)
             raise ValueError(f"noise_var must be positive where it differs between the cells of a gene; got 0{where}")
-        variance[varying] = _maximise_likelihood(square[varying], noise[varying])
+        # In float64 whatever the data: squares of variances leave the range and the precision of float32.
+        variance[varying] = _maximise_likelihood(square[varying].double(), noise[varying].double()).to(x.dtype)
     return variance
 
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 app = typer.Typer(
@@ -46,7 +47,7 @@ def pretrain(
     try:
         metrics = train(load_dataset(name), seed=seed, max_epochs=epochs, out_dir=out, progress=True).metrics
     except (ValueError, TypeError, OSError) as error:
-        Console(stderr=True).print(f"[red]Error:[/red] {error}")
+        Console(stderr=True).print("[red]Error:[/red]", escape(str(error)), soft_wrap=True)
         raise typer.Exit(1) from None
     table = Table("test metric", "RegNet", "degree", "|Pearson|")
     for metric in ("auroc", "auprc"):

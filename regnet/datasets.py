@@ -115,7 +115,7 @@ def make_dataset(
             f"gene names must be unique, ignoring case; {_some(twice)} occur more than once: merge or drop them"
         )
     try:
-        values = expression.to_numpy(dtype=np.float64)
+        values = expression.to_numpy(dtype=np.float64, copy=True)
     except (TypeError, ValueError) as error:
         raise TypeError(f"expression must be numeric, genes in rows and cells in columns ({error})") from None
     x = torch.from_numpy(values).to(dtype)

@@ -8,14 +8,14 @@ from torch_geometric.utils import degree, scatter
 
 
 def check_expression(x: Tensor, name: str = "x") -> None:
-    """Raise unless ``x`` is a finite floating-point matrix (genes, cells).
+    """Raise unless ``x`` is a finite matrix (genes, cells) of float32 or float64.
 
     Args:
         x: expression, shape (genes, cells), any unit.
         name: what the message calls it.
 
     Raises:
-        TypeError: not a floating-point tensor.
+        TypeError: not a tensor of float32 or float64.
         ValueError: not two-dimensional, or NaN or infinite; the message gives the first such entry.
 
     >>> check_expression(torch.tensor([[0.0, float("nan")]]))
@@ -23,10 +23,10 @@ def check_expression(x: Tensor, name: str = "x") -> None:
         ...
     ValueError: x must be finite; got nan at gene 0, cell 1 (1 such entry in all); remove or impute it first
     """
-    if not isinstance(x, Tensor) or not x.is_floating_point():
+    if not isinstance(x, Tensor) or x.dtype not in (torch.float32, torch.float64):
         got = f"a tensor of {x.dtype}" if isinstance(x, Tensor) else type(x).__name__
         raise TypeError(
-            f"{name} must be a floating-point torch.Tensor (genes, cells); got {got}; "
+            f"{name} must be a torch.Tensor (genes, cells) of float32 or float64; got {got}; "
             "convert it with torch.as_tensor(..., dtype=torch.float32)"
         )
     if x.dim() != 2:
@@ -42,7 +42,7 @@ def check_expression(x: Tensor, name: str = "x") -> None:
 
 
 def check_pair(x: Tensor, m: Tensor) -> None:
-    """Raise unless ``x`` and ``m`` are finite floating-point matrices of one shape (genes, cells).
+    """Raise unless ``x`` and ``m`` are finite matrices of one shape (genes, cells) and one dtype.
 
     Args:
         x: expression.

@@ -71,23 +71,29 @@ def as_function(layer: Layer) -> Callable[[Tensor, Tensor], Tensor]:
     Returns:
         A callable of two (genes, features) tensors.
 
+    Raises:
+        UnreadableLayerError: a ``SAGEConv`` that aggregates otherwise than by the mean, or projects before it.
+
     >>> as_function(SAGEConv(3, 2))(torch.ones(5, 3), torch.zeros(5, 3)).shape
     torch.Size([5, 2])
     """
     if isinstance(layer, (Linear, Sequential)):
         return lambda x, m: layer(torch.cat([x, m], dim=-1))
     if isinstance(layer, SAGEConv):
+        if not isinstance(layer.aggr_module, MeanAggregation) or layer.project:
+            raise UnreadableLayerError(
+                f"a SAGEConv is a function g(x, m) of the neighbour mean only with aggr='mean', project=False; got {layer}"
+            )
         return lambda x, m: layer((m, x), torch.arange(x.size(0), device=x.device).expand(2, -1))
     return layer
 
 
-def read_layer(layer: Layer, x: Tensor, m: Tensor) -> LayerWeights:
-    """The layer's weights, checked against the layer's own output on the first rows of ``x`` and ``m``.
+def read_layer(layer: Layer, x: Tensor) -> LayerWeights:
+    """The layer's weights, checked against the layer's own output at random points.
 
     Args:
         layer: one of the kinds at the top of this module.
-        x: expression, shape (genes, features).
-        m: neighbour means, same shape.
+        x: expression, shape (genes, features): the width, dtype, device and scale of the layer's inputs.
 
     Returns:
         The weights, detached.
@@ -97,17 +103,18 @@ def read_layer(layer: Layer, x: Tensor, m: Tensor) -> LayerWeights:
         TypeError: the weights have another dtype than ``x``.
         ValueError: the weights have another width than ``x``.
 
-    >>> read_layer(torch.nn.Linear(4, 3), torch.zeros(1, 2), torch.zeros(1, 2)).w_self.shape
+    >>> read_layer(torch.nn.Linear(4, 3), torch.zeros(1, 2)).w_self.shape
     torch.Size([3, 2])
     """
     weights = _read_sage(layer) if isinstance(layer, SAGEConv) else _read_modules(layer)
-    if weights.w_self.size(1) != x.size(1):
-        raise ValueError(f"the layer takes {weights.w_self.size(1)} features for each of x and m; got {x.size(1)}")
+    widths = weights.w_self.size(1), weights.w_neighbor.size(1)
+    if widths != (x.size(1), x.size(1)):
+        raise ValueError(f"the layer takes {widths[0]} features of x and {widths[1]} of m; got {x.size(1)} of each")
     if weights.w_self.dtype != x.dtype:
         raise TypeError(
             f"the layer's weights are {weights.w_self.dtype} and x is {x.dtype}; convert one, e.g. layer.to(x.dtype)"
         )
-    if not _agrees(weights, as_function(layer), x[:2], m[:2]):
+    if not _agrees(weights, as_function(layer), x):
         raise UnreadableLayerError(
             f'{type(layer).__name__} has the parts of a layer that method="exact" knows, but its output is not '
             'W2 relu(W1 [x, m] + b1) + b2; use method="jvp", which takes any layer g(x, m)'
@@ -115,8 +122,14 @@ def read_layer(layer: Layer, x: Tensor, m: Tensor) -> LayerWeights:
     return weights
 
 
-def _agrees(weights: LayerWeights, g: Callable[[Tensor, Tensor], Tensor], x: Tensor, m: Tensor) -> bool:
-    """Whether the weights say what the layer does, up to the rounding of the largest terms in its sums."""
+def _agrees(weights: LayerWeights, g: Callable[[Tensor, Tensor], Tensor], like: Tensor) -> bool:
+    """Whether the weights say what the layer does, up to the rounding of the largest terms in its sums.
+
+    Genes of the data would not do: two silent genes, or genes equal to their mean, hide what else a layer does.
+    """
+    scale = like.abs().max() if like.any() else 1.0
+    generator = torch.Generator().manual_seed(0)
+    x, m = (scale * torch.randn(2, 8, like.size(1), generator=generator, dtype=like.dtype).to(like.device)).unbind()
     expected, got = g(x, m), weights(x, m)
     if expected.shape != got.shape:
         return False

@@ -101,7 +101,7 @@ def sensitivities(
     delta, undefined = _direction(x, m)
     with torch.no_grad(), evaluation_mode(layer):
         if method == "exact":
-            weights = read_layer(layer, x, m)
+            weights = read_layer(layer, x)
             toward_x, toward_m = weights.push(
                 weights.pre_activation(x, m), delta @ weights.w_self.T, delta @ weights.w_neighbor.T
             )
@@ -176,7 +176,7 @@ def sensitivities_on_graph(layer: Layer, x: Tensor, edge_index: Tensor) -> Sensi
     orphan = in_degree(edge_index, x.size(0)) == 0
     with torch.no_grad(), evaluation_mode(layer):
         try:
-            weights = read_layer(layer, x[:1], x[:1])
+            weights = read_layer(layer, x)
         except UnreadableLayerError:
             result = sensitivities(layer, x, mean_over_regulators(x, edge_index), "jvp")
             return _undefined_at(result, orphan)
@@ -257,7 +257,7 @@ def local_affine(layer: Layer, x_i: Tensor, m_i: Tensor) -> LocalAffine:
     x, m = x_i[None], m_i[None]
     check_pair(x, m)
     with torch.no_grad(), evaluation_mode(layer):
-        weights = read_layer(layer, x, m)
+        weights = read_layer(layer, x)
         active = weights.mask(weights.pre_activation(x, m))[0]
         return LocalAffine(
             A=weights.out(active[:, None] * weights.w_self, dim=0),
@@ -298,7 +298,7 @@ def kink_distance(layer: Layer, x: Tensor, m: Tensor) -> KinkDistance:
     delta, undefined = _direction(x, m)
     unit = delta / delta.norm(dim=1, keepdim=True)
     with torch.no_grad(), evaluation_mode(layer):
-        weights = read_layer(layer, x, m)
+        weights = read_layer(layer, x)
         z = weights.pre_activation(x, m)
         active = weights.mask(z)
 

@@ -6,6 +6,8 @@ import logging
 import tempfile
 import warnings
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -128,12 +130,15 @@ def pretrain(
     References:
         Section 3 of the note; chapter 7 of the book shows the result.
 
-    >>> data = Data(x=torch.rand(12, 5), edge_index=torch.tensor([[0] * 10, range(1, 11)]))
+    >>> data = Data(x=torch.rand(30, 5), edge_index=torch.tensor([[0] * 10, range(1, 11)]))
     >>> sorted(pretrain(data, max_epochs=1).metrics)[:3]
     ['auprc', 'auprc_correlation', 'auprc_degree']
     """
     check_expression(data.x)
     check_edge_index(data.edge_index, data.x.size(0))
+    for field in ("gene_names", "is_tf"):
+        if field in data and len(data[field]) != data.x.size(0):
+            raise ValueError(f"{field} must have one entry for each of the {data.x.size(0)} genes; got {len(data[field])}")
     if max_epochs < 1:
         raise ValueError(f"max_epochs must be at least 1; got {max_epochs}")
     split = split_edges(data.edge_index, data.x.size(0), seed)
@@ -142,14 +147,15 @@ def pretrain(
             if getattr(split, f"{part}_{kind}").size(1) == 0:
                 raise ValueError(
                     f"too little to split 60/10/30: the {part} part has no {kind.replace('_', '-')}; "
-                    "at least one regulator needs 5 or more targets and 5 or more other genes"
+                    "at least one regulator needs 6 or more targets and 6 or more other genes"
                 )
     if out_dir is not None:
         Path(out_dir).mkdir(parents=True, exist_ok=True)
 
     with torch.random.fork_rng(devices=[]), tempfile.TemporaryDirectory() as scratch:
         torch.manual_seed(seed)
-        task = EdgePrediction(RegNet(data.x.size(1)).to(data.x.dtype), data.x, split)
+        with _default_dtype(data.x.dtype):
+            task = EdgePrediction(RegNet(data.x.size(1)), data.x, split)
         keep_best = ModelCheckpoint(scratch, monitor="val_auprc", mode="max", save_weights_only=True)
         _fit(task, keep_best, max_epochs, progress)
         best = torch.load(keep_best.best_model_path, weights_only=True)
@@ -182,7 +188,8 @@ def evaluate(model: RegNet, x: Tensor, split: EdgeSplit) -> dict[str, float]:
     labels = _labels(split.test_edges, split.test_non_edges)
     graph = split.train_edges
     out_degree = in_degree(graph.flip(0), x.size(0))
-    correlation = torch.corrcoef(x).nan_to_num()  # a constant gene correlates with nothing
+    # A constant gene correlates with nothing, nor does anything over a single cell.
+    correlation = torch.corrcoef(x).nan_to_num() if x.size(1) > 1 else x.new_zeros(x.size(0), x.size(0))
     with torch.no_grad():
         scores = {
             "": model(x, graph, pairs).logits,
@@ -223,6 +230,17 @@ class EdgePrediction(L.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.parameters(), lr=1e-3)
+
+
+@contextmanager
+def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """Draw weights in ``dtype``: drawn in float32 and converted, they would differ between processors from the start."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def _labels(edges: Tensor, non_edges: Tensor) -> Tensor:

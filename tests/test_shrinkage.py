@@ -365,7 +365,7 @@ def test_unusable_input_is_refused(function, normal):
         function(mlp(), x * torch.nan, x)
     with pytest.raises(ValueError, match="m must be finite; got inf"):
         function(mlp(), x, x.abs() * torch.inf)
-    with pytest.raises(TypeError, match="floating-point"):
+    with pytest.raises(TypeError, match="float32 or float64"):
         function(mlp(), x.long(), x.long())
     with pytest.raises(TypeError, match="one dtype"):
         function(mlp(), x, x.float())
@@ -576,7 +576,7 @@ def test_other_layers_go_through_forward_mode_on_a_graph(normal, random_graph):
 @pytest.mark.parametrize("aggregation", ["max", "sum"])
 def test_a_sageconv_that_takes_no_mean_is_refused_on_a_graph(aggregation, normal, random_graph):
     """Its answer does not depend on the neighbour mean: a weight computed at that mean would be another layer's."""
-    with pytest.raises(TypeError, match="mean aggregation"):
+    with pytest.raises(TypeError, match=r"aggr=.mean"):
         effective_weight_on_graph(SAGEConv(4, 3, aggr=aggregation).double(), normal(9, 4), random_graph(9, 20))
 
 

@@ -370,7 +370,7 @@ def test_a_folder_that_cannot_be_made_fails_before_training(tiny_data, tmp_path)
 @pytest.mark.parametrize(
     ("change", "error", "words"),
     [
-        ({"x": torch.zeros(40, 3, dtype=torch.long)}, TypeError, ["floating-point"]),
+        ({"x": torch.zeros(40, 3, dtype=torch.long)}, TypeError, ["float32 or float64"]),
         ({"x": torch.full((40, 3), torch.nan)}, ValueError, ["finite", "gene 0, cell 0"]),
         ({"edge_index": torch.empty(2, 0, dtype=torch.long)}, ValueError, ["edge_index is empty"]),
         ({"edge_index": torch.tensor([[0], [40]])}, ValueError, ["edge 0 (0 -> 40)", "does not exist"]),

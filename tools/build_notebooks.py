@@ -37,9 +37,15 @@ def build(source: Path) -> bool:
     notebook = jupytext.read(source)
     before = target.read_text(encoding="utf-8") if target.exists() else None
     name_cells(notebook)
-    NotebookClient(
-        notebook, timeout=600, kernel_name="python3", record_timing=False, resources={"metadata": {"path": str(BOOK)}}
-    ).execute()
+    client = NotebookClient(
+        notebook,
+        timeout=600,
+        kernel_name="python3",
+        record_timing=False,
+        coalesce_streams=True,  # else the split of printed text depends on timing
+        resources={"metadata": {"path": str(BOOK)}},
+    )
+    client.execute()
     notebook.metadata = {"kernelspec": KERNEL, "language_info": {"name": "python"}}
     nbformat.validate(notebook)
     text = nbformat.writes(notebook) + "\n"

@@ -89,7 +89,9 @@ def test_every_figure_has_a_caption_an_alternative_text_and_a_reference(path: Pa
 
 
 def test_the_readme_shows_the_picture_of_the_landing_page() -> None:
-    pictures = [output.data["image/png"] for output in outputs(BOOK / "index.ipynb") if "image/png" in output.get("data", {})]
+    pictures = [
+        output.data["image/png"] for output in outputs(BOOK / "index.ipynb") if "image/png" in output.get("data", {})
+    ]
     assert [base64.b64decode(picture) for picture in pictures] == [(BOOK / "key_figure.png").read_bytes()]
     assert "(book/key_figure.png)" in (BOOK.parent / "README.md").read_text(encoding="utf-8")
 
