@@ -2,11 +2,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PACKAGE := $(wildcard regnet/*.py regnet/*.txt)
-CHAPTERS := $(wildcard book/*.ipynb)
-# Chapters that need a download are re-executed only where their data is at hand.
-NBVAL := $(CHAPTERS)
+# Chapters whose data must be downloaded are executed only where REGNET_DATA_DIR says that it is at hand.
+DOWNLOADED :=
+CHAPTERS := $(filter-out $(if $(REGNET_DATA_DIR),,$(DOWNLOADED)),$(wildcard book/*.ipynb))
 
-.PHONY: book test notebooks lint clean
+.PHONY: book test nbval notebooks lint clean
 
 book: _build/.package  ## execute the chapters and write _build/html/index.html
 	$(BIN)/jupyter-book build . -W -n --keep-going
@@ -15,9 +15,8 @@ test: .venv/installed lint  ## unit tests, book tests and every notebook against
 	$(BIN)/python -m pytest --cov=regnet --cov-branch --cov-report=term
 	$(MAKE) nbval
 
-.PHONY: nbval
 nbval: .venv/installed  ## execute every notebook and compare its outputs with the stored ones
-	$(BIN)/python -m pytest --nbval --nbval-cell-timeout=600 $(NBVAL)
+	$(BIN)/python -m pytest --nbval --nbval-cell-timeout=600 $(CHAPTERS)
 
 notebooks: .venv/installed  ## book/*.md -> executed book/*.ipynb
 	$(BIN)/python tools/build_notebooks.py

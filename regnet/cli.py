@@ -53,4 +53,7 @@ def pretrain(
     for metric in ("auroc", "auprc"):
         table.add_row(metric.upper(), *(f"{metrics[metric + suffix]:.3f}" for suffix in ("", "_degree", "_correlation")))
     Console().print(table)
+    typer.echo(
+        f"{metrics['genes_without_regulators']} genes have no regulator in the training graph: their weight is undefined"
+    )
     typer.echo(f"written to {out}")

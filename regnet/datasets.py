@@ -108,12 +108,8 @@ def make_dataset(
     [[0], [1]]
     """
     genes = [str(gene) for gene in expression.index]
+    check_gene_names(genes)
     keys = [gene.upper() for gene in genes]
-    twice = [key for key, count in Counter(keys).items() if count > 1]
-    if twice:
-        raise ValueError(
-            f"gene names must be unique, ignoring case; {_some(twice)} occur more than once: merge or drop them"
-        )
     try:
         values = expression.to_numpy(dtype=np.float64, copy=True)
     except (TypeError, ValueError) as error:
@@ -140,6 +136,27 @@ def make_dataset(
     return Data(x=x, edge_index=edge_index, gene_names=genes, is_tf=is_tf, name=name)
 
 
+def check_gene_names(names: Iterable[str]) -> None:
+    """Raise unless gene names are unique, ignoring case.
+
+    Args:
+        names: one for each gene.
+
+    Raises:
+        ValueError: a name occurs twice; the message names it.
+
+    >>> check_gene_names(["SPI1", "spi1"])
+    Traceback (most recent call last):
+        ...
+    ValueError: gene names must be unique, ignoring case; SPI1 occur more than once: merge or drop them
+    """
+    twice = [name for name, count in Counter(str(name).upper() for name in names).items() if count > 1]
+    if twice:
+        raise ValueError(
+            f"gene names must be unique, ignoring case; {_some(twice)} occur more than once: merge or drop them"
+        )
+
+
 def fetch(file: str) -> Path:
     """Local path of a registered file: from ``REGNET_DATA_DIR`` where that is set, else downloaded once by pooch.
 
@@ -152,6 +169,11 @@ def fetch(file: str) -> Path:
     Raises:
         ValueError: the file is not registered or its checksum is wrong.
         FileNotFoundError: ``REGNET_DATA_DIR`` is set and lacks the file.
+
+    >>> fetch("mESC/nothing.csv")
+    Traceback (most recent call last):
+        ...
+    ValueError: 'mESC/nothing.csv' is not a registered file; see regnet/registry.txt
     """
     source = _pooch()
     if file not in source.registry:

@@ -63,6 +63,10 @@ def shrinkage_vs_degree(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
     Returns:
         The axes.
+
+    >>> table = pd.DataFrame({"in_degree": [1, 2], "is_tf": [True, False], "w_eff": [0.3, 0.6]})
+    >>> shrinkage_vs_degree(table).get_xscale()
+    'log'
     """
     return _scatter_with_trend(table, "in_degree", "in-degree (number of regulators)", ax, log=True)
 
@@ -163,7 +167,7 @@ def _label_undefined(ax: Axes, table: pd.DataFrame) -> None:
     """An entry of the legend that counts the genes which the figure cannot show."""
     undefined = table["w_eff"].isna()
     orphans = (undefined & (table["in_degree"] == 0)).sum()
-    reasons = {"without regulators": orphans, "equal to their neighbour mean": undefined.sum() - orphans}
+    reasons = {"without regulators": orphans, "equal to their mean, or without response": undefined.sum() - orphans}
     for reason, count in reasons.items():
         if count:
             ax.plot([], [], " ", label=f"not drawn: {count} genes {reason}")

@@ -133,7 +133,7 @@ def neighbor_mean(x: Tensor, edge_index: Tensor) -> Tensor:
         edge_index: regulator -> target, shape (2, edges).
 
     Returns:
-        Shape of ``x``. A gene without regulators gets zeros: an empty mean, not an estimate;
+        Shape of ``x``. A gene without regulators gets zeros, which are an empty mean and not an estimate;
         everything in :mod:`regnet.shrinkage` reports such a gene as undefined.
 
     Raises:
@@ -154,7 +154,7 @@ def neighbor_mean(x: Tensor, edge_index: Tensor) -> Tensor:
 
 def mean_over_regulators(x: Tensor, edge_index: Tensor) -> Tensor:
     """:func:`regnet.neighbor_mean` without its checks, for use inside a layer and under automatic differentiation."""
-    regulator, target = edge_index
+    regulator, target = edge_index.long()  # scatter takes no other integers
     return scatter(x[regulator], target, dim=0, dim_size=x.size(0), reduce="mean")
 
 

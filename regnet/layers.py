@@ -13,10 +13,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from inspect import signature
 
 import torch
 from torch import Tensor
 from torch.nn import Dropout, Identity, Linear, Module, ReLU, Sequential
+from torch.nn.parameter import is_lazy
 from torch_geometric.nn import SAGEConv
 from torch_geometric.nn.aggr import MeanAggregation
 
@@ -38,6 +40,7 @@ class LayerWeights:
     bias_out: Tensor
 
     def pre_activation(self, x: Tensor, m: Tensor) -> Tensor:
+        """W_self x + W_neighbor m + bias, (genes, hidden), from x and m (genes, features)."""
         return x @ self.w_self.T + m @ self.w_neighbor.T + self.bias
 
     def mask(self, z: Tensor) -> Tensor:
@@ -45,6 +48,7 @@ class LayerWeights:
         return torch.ones_like(z, dtype=torch.bool) if self.w_out is None else z > 0
 
     def out(self, hidden: Tensor, dim: int = 1) -> Tensor:
+        """W2 applied along a dimension of length hidden; what came in where there is no W2."""
         if self.w_out is None:
             return hidden
         return hidden @ self.w_out.T if dim == 1 else self.w_out @ hidden
@@ -72,11 +76,13 @@ def as_function(layer: Layer) -> Callable[[Tensor, Tensor], Tensor]:
         A callable of two (genes, features) tensors.
 
     Raises:
-        UnreadableLayerError: a ``SAGEConv`` that aggregates otherwise than by the mean, or projects before it.
+        UnreadableLayerError: a layer that is no function of ``x`` and ``m``: another graph layer, a ``SAGEConv`` that
+            aggregates otherwise than by the mean or projects before it, or a lazy module that has not seen data yet.
 
     >>> as_function(SAGEConv(3, 2))(torch.ones(5, 3), torch.zeros(5, 3)).shape
     torch.Size([5, 2])
     """
+    _refuse_other_calls(layer)
     if isinstance(layer, (Linear, Sequential)):
         return lambda x, m: layer(torch.cat([x, m], dim=-1))
     if isinstance(layer, SAGEConv):
@@ -106,20 +112,50 @@ def read_layer(layer: Layer, x: Tensor) -> LayerWeights:
     >>> read_layer(torch.nn.Linear(4, 3), torch.zeros(1, 2)).w_self.shape
     torch.Size([3, 2])
     """
+    _refuse_other_calls(layer)
+    check_dtype(layer, x)
     weights = _read_sage(layer) if isinstance(layer, SAGEConv) else _read_modules(layer)
     widths = weights.w_self.size(1), weights.w_neighbor.size(1)
     if widths != (x.size(1), x.size(1)):
         raise ValueError(f"the layer takes {widths[0]} features of x and {widths[1]} of m; got {x.size(1)} of each")
-    if weights.w_self.dtype != x.dtype:
-        raise TypeError(
-            f"the layer's weights are {weights.w_self.dtype} and x is {x.dtype}; convert one, e.g. layer.to(x.dtype)"
-        )
     if not _agrees(weights, as_function(layer), x):
         raise UnreadableLayerError(
             f'{type(layer).__name__} has the parts of a layer that method="exact" knows, but its output is not '
             'W2 relu(W1 [x, m] + b1) + b2; use method="jvp", which takes any layer g(x, m)'
         )
     return weights
+
+
+def check_dtype(layer: Layer, x: Tensor) -> None:
+    """Raise unless the layer's weights, where it has any, are of the dtype of ``x``.
+
+    Args:
+        layer: any layer.
+        x: expression, shape (genes, features).
+
+    Raises:
+        TypeError: another dtype; the message names both.
+
+    >>> check_dtype(torch.nn.Linear(4, 3), torch.zeros(1, 2))
+    """
+    for weight in layer.parameters() if isinstance(layer, Module) else ():
+        if weight.is_floating_point() and weight.dtype != x.dtype:
+            raise TypeError(
+                f"the layer's weights are {weight.dtype} and x is {x.dtype}; convert one, e.g. layer.to(x.dtype)"
+            )
+
+
+def _refuse_other_calls(layer: Layer) -> None:
+    """Raise for layers that cannot be called as g(x, m), before PyTorch fails on them with a message of its own."""
+    if not isinstance(layer, Module):
+        return
+    if any(is_lazy(parameter) for parameter in layer.parameters()):
+        raise UnreadableLayerError(f"{layer} is lazy and has not seen data yet; call it once, or give it in_channels")
+    if not isinstance(layer, SAGEConv) and "edge_index" in signature(layer.forward).parameters:
+        raise UnreadableLayerError(
+            f"{type(layer).__name__} takes edge_index, not the neighbour mean; pass a function g(x, m), "
+            "e.g. model.graphsage.layers[0].agg of a RegNet"
+        )
 
 
 def _agrees(weights: LayerWeights, g: Callable[[Tensor, Tensor], Tensor], like: Tensor) -> bool:
@@ -159,10 +195,10 @@ def _read_modules(layer: Layer) -> LayerWeights:
 
 
 def _read_sage(conv: SAGEConv) -> LayerWeights:
-    if not isinstance(conv.aggr_module, MeanAggregation) or conv.normalize or conv.project or not conv.root_weight:
+    as_function(conv)  # refuses what is no function of the mean at all
+    if conv.normalize or not conv.root_weight:
         raise UnreadableLayerError(
-            'method="exact" reads a SAGEConv with mean aggregation and a root weight, without projection or '
-            f'normalisation; got {conv}; use method="jvp", which takes any layer g(x, m)'
+            f'method="exact" reads a SAGEConv with a root weight and without normalisation; got {conv}; use method="jvp"'
         )
     bias = _bias(conv.lin_l)
     return LayerWeights(conv.lin_r.weight.detach(), conv.lin_l.weight.detach(), bias, None, torch.zeros_like(bias))

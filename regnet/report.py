@@ -42,16 +42,17 @@ def shrinkage_table(layer: Layer, data: Data, edge_index: Tensor | None = None) 
     [nan, 0.25]
     """
     edge_index = data.edge_index if edge_index is None else edge_index
-    result = sensitivities_on_graph(layer, data.x, edge_index)
+    x = data.x.detach()
+    result = sensitivities_on_graph(layer, x, edge_index)
     return pd.DataFrame(
         {
             "gene": data.gene_names,
-            "in_degree": in_degree(edge_index, data.x.size(0)).numpy(),
-            "mean_expression": data.x.mean(dim=1).numpy(),
-            "is_tf": data.is_tf.numpy(),
-            "w_eff": result.weight.numpy(),
-            "S_x": result.self_sensitivity.numpy(),
-            "S_m": result.neighbor_sensitivity.numpy(),
+            "in_degree": in_degree(edge_index, x.size(0)).cpu(),
+            "mean_expression": x.mean(dim=1).cpu(),
+            "is_tf": torch.as_tensor(data.is_tf, dtype=torch.bool).cpu(),
+            "w_eff": result.weight.cpu(),
+            "S_x": result.self_sensitivity.cpu(),
+            "S_m": result.neighbor_sensitivity.cpu(),
         }
     )
 
@@ -67,6 +68,15 @@ def write_report(out_dir: str | Path, model: RegNet, data: Data, edge_index: Ten
         data: see :func:`regnet.shrinkage_table`; ``gene_names`` and ``is_tf`` may be missing.
         edge_index: the graph the model was trained on, shape (2, edges).
         metrics: what goes into ``metrics.json``.
+
+    Raises:
+        OSError: the folder cannot be made or written to; what was there stays as it was.
+
+    >>> data = Data(x=torch.rand(4, 3))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_report(folder, RegNet(3), data, torch.tensor([[0, 0], [1, 2]]), metrics={})
+    ...     print(sorted(file.name for file in Path(folder).iterdir())[:2])
+    ['metrics.json', 'regnet_pretrained.pth']
     """
     num_genes = data.x.size(0)
     named = Data(

@@ -6,6 +6,8 @@ independently. Those that :mod:`regnet.layers` can read are treated exactly, wit
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -13,7 +15,7 @@ import torch
 from torch import Tensor
 
 from regnet.graph import check_edge_index, check_expression, check_pair, in_degree, mean_over_regulators
-from regnet.layers import Layer, UnreadableLayerError, as_function, evaluation_mode, read_layer
+from regnet.layers import Layer, UnreadableLayerError, as_function, check_dtype, evaluation_mode, read_layer
 
 Method = Literal["exact", "jvp", "finite-difference"]
 
@@ -36,7 +38,13 @@ class Sensitivities:
 
         Undefined means: :math:`\delta_i = 0`, or the layer answers to neither input.
         """
-        return self.self_sensitivity / (self.self_sensitivity + self.neighbor_sensitivity)
+        # As a ratio, so that sensitivities of 1e-30 or 1e30 neither vanish nor overflow in a sum.
+        return 1 / (1 + self.neighbor_sensitivity / self.self_sensitivity)
+
+    @property
+    def num_undefined(self) -> int:
+        """How many genes have no weight."""
+        return int(self.weight.isnan().sum())
 
 
 class LocalAffine(NamedTuple):
@@ -69,7 +77,8 @@ def sensitivities(
         method: ``"exact"`` reads the weights (closed form, no derivative is taken); ``"jvp"`` uses
             forward-mode automatic differentiation and takes any layer; ``"finite-difference"`` is
             Eq. (5).
-        eps: step of Eq. (5) along the unit vector, in units of ``x``; the other methods have none.
+        eps: step of Eq. (5) along the unit vector, in units of ``x``; it must not vanish beside ``x`` in its dtype.
+            The other methods have none.
         central: with ``"finite-difference"``, step both ways instead of forward only.
 
     Returns:
@@ -94,8 +103,8 @@ def sensitivities(
     check_pair(x, m)
     if method not in ("exact", "jvp", "finite-difference"):
         raise ValueError(f'method must be "exact", "jvp" or "finite-difference"; got {method!r}')
-    if not eps > 0:
-        raise ValueError(f"eps must be positive; got {eps}")
+    if not 0 < eps < math.inf:
+        raise ValueError(f"eps must be positive and finite; got {eps}")
     if central and method != "finite-difference":
         raise ValueError(f'central=True belongs to method="finite-difference"; got method={method!r}')
     delta, undefined = _direction(x, m)
@@ -106,11 +115,11 @@ def sensitivities(
                 weights.pre_activation(x, m), delta @ weights.w_self.T, delta @ weights.w_neighbor.T
             )
         elif method == "jvp":
-            g = as_function(layer)
+            g = _checked_function(layer, x, m)
             toward_x = torch.func.jvp(lambda x: g(x, m), (x,), (delta,))[1]
             toward_m = torch.func.jvp(lambda m: g(x, m), (m,), (delta,))[1]
         else:
-            toward_x, toward_m = _finite_differences(as_function(layer), x, m, delta, eps, central)
+            toward_x, toward_m = _finite_differences(_checked_function(layer, x, m), x, m, delta, eps, central)
     return _norms(toward_x, toward_m, undefined)
 
 
@@ -146,10 +155,11 @@ def effective_weight(layer: Layer, x: Tensor, m: Tensor, method: Method = "exact
 
 
 def sensitivities_on_graph(layer: Layer, x: Tensor, edge_index: Tensor) -> Sensitivities:
-    r"""Exact sensitivities of every gene of a graph, Eq. (3), without forming ``m`` or :math:`\delta`.
+    r"""Exact sensitivities of every gene of a graph, Eq. (3), from two products with the data.
 
     With :math:`\bar A` the matrix that averages over regulators, :math:`m W^\top = \bar A (x W^\top)`:
     two products of ``x`` with the halves of :math:`W_1` and one average over genes x hidden suffice.
+    Genes that almost equal their mean, where these differences lose their digits, are done again from :math:`\delta`.
 
     Args:
         layer: one that :mod:`regnet.layers` reads; any other ``g(x, m)`` goes through
@@ -187,12 +197,14 @@ def sensitivities_on_graph(layer: Layer, x: Tensor, edge_index: Tensor) -> Sensi
         )
         delta_self, delta_neighbor = to_self - mean_of_self, to_neighbor - mean_of_neighbor
         toward_x, toward_m = weights.push(to_self + mean_of_neighbor + weights.bias, delta_self, delta_neighbor)
-        result = _undefined_at(_norms(toward_x, toward_m, orphan), orphan)
+        result = _norms(toward_x, toward_m, orphan)
 
         # Where a gene almost equals its mean the differences above have lost their digits:
         # those few genes are done again from delta itself.
         size = torch.cat([to_self, to_neighbor], dim=1).norm(dim=1)
-        cancelled = torch.cat([delta_self, delta_neighbor], dim=1).norm(dim=1) <= 1e-2 * size
+        rounding = 1e3 * torch.finfo(x.dtype).eps * torch.cat([weights.w_self, weights.w_neighbor]).norm() * x.norm(dim=1)
+        rounding = torch.maximum(rounding, mean_over_regulators(rounding[:, None], edge_index).squeeze(1))
+        cancelled = torch.cat([delta_self, delta_neighbor], dim=1).norm(dim=1) <= torch.maximum(1e-2 * size, rounding)
         again = (cancelled & ~orphan).nonzero().squeeze(1)
         if len(again):
             into_these = torch.isin(edge_index[1], again)
@@ -296,7 +308,7 @@ def kink_distance(layer: Layer, x: Tensor, m: Tensor) -> KinkDistance:
     """
     check_pair(x, m)
     delta, undefined = _direction(x, m)
-    unit = delta / delta.norm(dim=1, keepdim=True)
+    unit = delta / _length(delta)[:, None]
     with torch.no_grad(), evaluation_mode(layer):
         weights = read_layer(layer, x)
         z = weights.pre_activation(x, m)
@@ -307,16 +319,26 @@ def kink_distance(layer: Layer, x: Tensor, m: Tensor) -> KinkDistance:
                 return torch.full_like(undefined, torch.inf, dtype=x.dtype)
             rate = unit @ w.T
             switches = torch.where(active, rate < 0, rate > 0)
-            return torch.where(switches, -z / rate, torch.inf).amin(dim=1)
+            return torch.where(switches, (z / rate).abs(), torch.inf).amin(dim=1)
 
         return KinkDistance(
             *(first_switch(w).masked_fill(undefined, torch.nan) for w in (weights.w_self, weights.w_neighbor))
         )
 
 
+def _checked_function(layer: Layer, x: Tensor, m: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    """The layer as g(x, m), after one call has shown that it gives one row a gene."""
+    check_dtype(layer, x)
+    g = as_function(layer)
+    shape = g(x, m).shape
+    if len(shape) != 2 or shape[0] != x.size(0):
+        raise ValueError(f"the layer must return (genes, outputs), here ({x.size(0)}, any); got {tuple(shape)}")
+    return g
+
+
 def _finite_differences(g: Layer, x: Tensor, m: Tensor, delta: Tensor, eps: float, central: bool) -> tuple[Tensor, Tensor]:
     """Eq. (5) before its norms, times the length of delta."""
-    length = delta.norm(dim=1, keepdim=True)
+    length = _length(delta)[:, None]
     step = eps * delta / torch.where(length > 0, length, 1)
     if central:
         toward_x = (g(x + step, m) - g(x - step, m)) / (2 * eps)
@@ -331,12 +353,19 @@ def _finite_differences(g: Layer, x: Tensor, m: Tensor, delta: Tensor, eps: floa
 def _direction(x: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
     """delta = x - m, and which genes have none beyond the rounding of their mean."""
     delta = x - m
-    rounding = 8 * torch.finfo(x.dtype).eps * torch.maximum(x.norm(dim=1), m.norm(dim=1))
-    return delta, delta.norm(dim=1) <= rounding
+    rounding = 8 * torch.finfo(x.dtype).eps * torch.maximum(_length(x), _length(m))
+    return delta, _length(delta) <= rounding
 
 
 def _norms(toward_x: Tensor, toward_m: Tensor, undefined: Tensor) -> Sensitivities:
-    return _undefined_at(Sensitivities(toward_x.norm(dim=1), toward_m.norm(dim=1)), undefined)
+    return _undefined_at(Sensitivities(_length(toward_x), _length(toward_m)), undefined)
+
+
+def _length(rows: Tensor) -> Tensor:
+    """Euclidean length of every row, without the under- and overflow of squares."""
+    largest = rows.abs().amax(dim=1, keepdim=True) if rows.size(1) else rows.new_zeros(rows.size(0), 1)
+    scale = torch.where(largest > 0, largest, 1)
+    return scale.squeeze(1) * (rows / scale).norm(dim=1)
 
 
 def _undefined_at(result: Sensitivities, undefined: Tensor) -> Sensitivities:

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch_geometric.data import Data
 
+from regnet.datasets import check_gene_names
 from regnet.graph import check_edge_index, check_expression, in_degree
 from regnet.model import RegNet
 from regnet.report import write_report
@@ -45,7 +46,8 @@ class Pretrained:
         edge_index: the message graph: the training edges only, shape (2, edges).
         split: every pair the model was trained, chosen and tested on.
         metrics: test AUROC and AUPRC of the model, of the degree baseline and of absolute Pearson correlation, with
-            the share of positives, the sizes of the parts, the seed and the best epoch.
+            the share of positives, the sizes of the parts, the seed, the best epoch, and how many genes have no
+            regulator in the message graph, so that their weight is undefined.
     """
 
     model: RegNet
@@ -124,8 +126,9 @@ def pretrain(
         :class:`Pretrained`.
 
     Raises:
-        TypeError, ValueError: the expression or the edges are not usable (before any training), or the edges are too
-            few to leave one each for validation and test.
+        TypeError, ValueError: the expression, the edges or the names are not usable, or the edges are too few to leave
+            one each for validation and test (all before any training); or training diverges, as on raw counts.
+        OSError: the output folder cannot be written to (before any training).
 
     References:
         Section 3 of the note; chapter 7 of the book shows the result.
@@ -139,8 +142,10 @@ def pretrain(
     for field in ("gene_names", "is_tf"):
         if field in data and len(data[field]) != data.x.size(0):
             raise ValueError(f"{field} must have one entry for each of the {data.x.size(0)} genes; got {len(data[field])}")
-    if max_epochs < 1:
-        raise ValueError(f"max_epochs must be at least 1; got {max_epochs}")
+    if "gene_names" in data:
+        check_gene_names(data.gene_names)
+    if not isinstance(max_epochs, int) or max_epochs < 1:
+        raise ValueError(f"max_epochs must be a whole number of at least 1; got {max_epochs}")
     split = split_edges(data.edge_index, data.x.size(0), seed)
     for part in ("val", "test"):
         for kind in ("edges", "non_edges"):
@@ -151,18 +156,21 @@ def pretrain(
                 )
     if out_dir is not None:
         Path(out_dir).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=out_dir, prefix=".writing-"):
+            pass  # a folder that cannot be written to is found now, not after the training
 
     with torch.random.fork_rng(devices=[]), tempfile.TemporaryDirectory() as scratch:
         torch.manual_seed(seed)
         with _default_dtype(data.x.dtype):
-            task = EdgePrediction(RegNet(data.x.size(1)), data.x, split)
+            task = EdgePrediction(RegNet(data.x.size(1)), data.x.detach(), split)
         keep_best = ModelCheckpoint(scratch, monitor="val_auprc", mode="max", save_weights_only=True)
         _fit(task, keep_best, max_epochs, progress)
         best = torch.load(keep_best.best_model_path, weights_only=True)
     task.load_state_dict(best["state_dict"])
 
     model = task.model.eval()
-    metrics = evaluate(model, data.x, split) | {"seed": seed, "best_epoch": int(best["epoch"])}
+    metrics = evaluate(model, data.x.detach(), split) | {"seed": seed, "best_epoch": int(best["epoch"])}
+    metrics["genes_without_regulators"] = int((in_degree(split.train_edges, data.x.size(0)) == 0).sum())
     result = Pretrained(model, split.train_edges, split, metrics)
     if out_dir is not None:
         write_report(out_dir, model, data, result.edge_index, metrics)
@@ -183,6 +191,10 @@ def evaluate(model: RegNet, x: Tensor, split: EdgeSplit) -> dict[str, float]:
     Returns:
         ``auroc`` and ``auprc``, both also with the suffixes ``_degree`` and ``_correlation``, ``positives`` (share of
         edges among the test pairs: the AUPRC of guessing) and the numbers of training, validation and test edges.
+
+    >>> split = split_edges(torch.tensor([[0] * 10, range(1, 11)]), num_genes=30)
+    >>> evaluate(RegNet(5).eval(), torch.rand(30, 5), split)["test_edges"]
+    3
     """
     pairs = torch.cat([split.test_edges, split.test_non_edges], dim=1)
     labels = _labels(split.test_edges, split.test_non_edges)
@@ -225,6 +237,11 @@ class EdgePrediction(L.LightningModule):
     def validation_step(self, batch: Tensor, batch_idx: int) -> None:
         edges, non_edges = self.split.val_edges, self.split.val_non_edges
         logits = self.model(self.x, self.split.train_edges, torch.cat([edges, non_edges], dim=1)).logits
+        if not logits.isfinite().all():
+            raise ValueError(
+                f"training diverged in epoch {self.current_epoch}: x reaches {self.x.abs().max():.3g}; "
+                "use log or standardised expression, of the order of 1 to 10"
+            )
         score = average_precision_score(_labels(edges, non_edges), logits)
         self.log("val_auprc", torch.tensor(score), prog_bar=True, batch_size=1)
 

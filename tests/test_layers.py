@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
-from torch_geometric.nn import SAGEConv
+from torch_geometric.nn import GCNConv, SAGEConv
 
 from regnet.layers import UnreadableLayerError, as_function, evaluation_mode, read_layer
-from regnet.model import MLPAggregator
+from regnet.model import MLPAggregator, SAGELayer
 from regnet.shrinkage import effective_weight, effective_weight_on_graph, kink_distance, local_affine, sensitivities
 
 
@@ -200,9 +200,7 @@ def test_on_a_graph_a_pretender_gets_what_it_really_does(kind, silent, normal, r
         ),
         (nn.Sequential(), "Sequential"),
         (lambda x, m: x - m, "function"),
-        (SAGEConv(3, 2, aggr="max"), "SAGEConv"),
         (SAGEConv(3, 2, normalize=True), "SAGEConv"),
-        (SAGEConv(3, 2, project=True), "SAGEConv"),
         (SAGEConv(3, 2, root_weight=False), "SAGEConv"),
     ],
     ids=str,
@@ -259,3 +257,23 @@ def test_evaluation_mode_restores_every_submodule():
 def test_evaluation_mode_takes_functions():
     with evaluation_mode(lambda x, m: x):
         pass
+
+
+@pytest.mark.parametrize("layer", [SAGEConv(3, 2, aggr="max"), SAGEConv(3, 2, project=True)], ids=["max", "project"])
+def test_a_sageconv_that_is_no_function_of_the_mean_is_refused_whatever_the_method(layer):
+    for call in (read_layer, lambda layer, x: as_function(layer)):
+        with pytest.raises(UnreadableLayerError, match=r"aggr='mean', project=False"):
+            call(layer, torch.ones(2, 3))
+
+
+@pytest.mark.parametrize("layer", [GCNConv(3, 2), SAGELayer(3, 2)], ids=["GCNConv", "SAGELayer"])
+def test_a_layer_that_takes_edges_is_refused_with_the_way_out(layer):
+    for method in ("exact", "jvp", "finite-difference"):
+        with pytest.raises(UnreadableLayerError, match=r"takes edge_index.*g\(x, m\)"):
+            sensitivities(layer, torch.ones(4, 3), torch.zeros(4, 3), method)
+
+
+def test_a_lazy_layer_is_refused_before_it_crashes():
+    for method in ("exact", "jvp", "finite-difference"):
+        with pytest.raises(UnreadableLayerError, match="lazy"):
+            sensitivities(SAGEConv(-1, 2), torch.ones(4, 3), torch.zeros(4, 3), method)

@@ -639,3 +639,50 @@ def test_unusable_graphs_are_refused(normal):
         effective_weight_on_graph(mlp(5), x, torch.tensor([[0], [1]]))
     with pytest.raises(TypeError, match="float64 and x is"):
         effective_weight_on_graph(mlp(), x.float(), torch.tensor([[0], [1]]))
+
+
+@pytest.mark.parametrize("method", ["jvp", "finite-difference"])
+@pytest.mark.parametrize("output", [lambda x, m: (x - m).sum(dim=1), lambda x, m: (x - m)[:2], lambda x, m: (x - m)[None]])
+def test_a_layer_must_return_one_row_a_gene(method, output, normal):
+    with pytest.raises(ValueError, match=r"must return \(genes, outputs\)"):
+        sensitivities(output, normal(4, 3), normal(4, 3), method)
+
+
+@pytest.mark.parametrize("method", ["exact", "jvp", "finite-difference"])
+def test_a_layer_of_another_dtype_is_refused_by_every_method(method, normal):
+    with pytest.raises(TypeError, match=r"float32.*float64.*layer\.to"):
+        sensitivities(torch.nn.Linear(6, 2), normal(4, 3), normal(4, 3), method)
+
+
+def test_wide_data_take_int32_edges(normal, random_graph):
+    layer, x, edge_index = torch.nn.Linear(64, 5).double(), normal(8, 32), random_graph(8, 20)
+    expected = effective_weight_on_graph(layer, x, edge_index)
+    close(effective_weight_on_graph(layer, x, edge_index.int()), expected, rtol=0, atol=0)
+
+
+def test_a_gene_equal_to_its_regulator_has_no_weight_even_where_the_layer_hardly_sees_it(normal):
+    """Rows of weights that sum to zero annihilate a constant gene: all that is left of it is rounding."""
+    layer = torch.nn.Linear(20, 8, bias=False).double()
+    layer.weight.data = torch.cat([half - half.mean(dim=1, keepdim=True) for half in (normal(8, 10), normal(8, 10))], dim=1)
+    x = normal(4, 10)
+    x[:2] = 0.1
+    assert effective_weight_on_graph(layer, x, torch.tensor([[0, 2], [1, 3]]))[1].isnan()
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e-12, 1e12, 1e20])
+def test_the_weight_of_a_linear_layer_survives_any_scale_of_float32(scale, normal, random_graph):
+    layer, x, edge_index = torch.nn.Linear(12, 5, bias=False), normal(9, 6).float(), random_graph(9, 30)
+    expected = effective_weight_on_graph(layer, x, edge_index)
+    got = effective_weight_on_graph(layer, scale * x, edge_index)
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5, equal_nan=True)
+    m = neighbor_mean(x, edge_index)
+    torch.testing.assert_close(
+        effective_weight(layer, scale * x, scale * m), effective_weight(layer, x, m), rtol=1e-4, atol=1e-5, equal_nan=True
+    )
+
+
+def test_undefined_genes_are_counted(normal):
+    x = normal(5, 3)
+    m = normal(5, 3)
+    m[:2] = x[:2]
+    assert sensitivities(torch.nn.Linear(6, 2).double(), x, m).num_undefined == 2

@@ -391,7 +391,7 @@ def test_unusable_data_fail_before_training(change, error, words, tiny_data, tmp
 
 @pytest.mark.usefixtures("no_training")
 def test_no_epochs_are_refused(tiny_data):
-    with pytest.raises(ValueError, match="max_epochs must be at least 1; got 0"):
+    with pytest.raises(ValueError, match="max_epochs must be a whole number of at least 1; got 0"):
         pretrain(tiny_data, max_epochs=0)
 
 
@@ -412,3 +412,42 @@ def test_one_cell_is_enough(tiny_data):
     tiny_data.x = tiny_data.x[:, :1]
     metrics = pretrain(tiny_data, max_epochs=1).metrics
     assert metrics["auroc_correlation"] == 0.5
+
+
+@pytest.mark.usefixtures("no_training")
+def test_a_folder_that_cannot_be_written_to_is_found_before_training(tiny_data, tmp_path, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise PermissionError("read-only file system")
+
+    monkeypatch.setattr("regnet.training.tempfile.TemporaryDirectory", refuse)
+    with pytest.raises(PermissionError):
+        pretrain(tiny_data, max_epochs=1, out_dir=tmp_path)
+
+
+@pytest.mark.usefixtures("no_training")
+def test_duplicate_gene_names_are_refused_before_training(tiny_data):
+    data = tiny_data.clone()
+    data.gene_names = ["A"] * data.num_nodes
+    with pytest.raises(ValueError, match="unique"):
+        pretrain(data, max_epochs=1)
+
+
+def test_divergence_says_what_to_do(tiny_data):
+    data = tiny_data.clone()
+    data.x = data.x * 1e30
+    with pytest.raises(ValueError, match=r"diverged in epoch \d+.*log or standardised"):
+        pretrain(data, max_epochs=5)
+
+
+def test_expression_that_requires_gradients_and_a_list_of_factors_are_taken(tiny_data, tmp_path):
+    data = tiny_data.clone()
+    data.x = data.x.clone().requires_grad_()
+    data.is_tf = data.is_tf.tolist()
+    pretrain(data, max_epochs=1, out_dir=tmp_path)
+    assert (tmp_path / "shrinkage.csv").is_file()
+
+
+def test_genes_without_regulators_are_counted(tiny_data):
+    result = pretrain(tiny_data, max_epochs=1)
+    targets = set(result.edge_index[1].tolist())
+    assert result.metrics["genes_without_regulators"] == tiny_data.num_nodes - len(targets)

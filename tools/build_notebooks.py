@@ -49,13 +49,13 @@ def build(source: Path) -> bool:
     notebook.metadata = {"kernelspec": KERNEL, "language_info": {"name": "python"}}
     nbformat.validate(notebook)
     text = nbformat.writes(notebook) + "\n"
+    if source.stem == "index":
+        save_key_figure(notebook)
     if text == before:
         return False
     unfinished = target.with_suffix(".ipynb.writing")
     unfinished.write_text(text, encoding="utf-8")
     unfinished.replace(target)
-    if source.stem == "index":
-        save_key_figure(notebook)
     return True
 
 

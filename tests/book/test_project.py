@@ -6,6 +6,7 @@ import re
 import tomllib
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import yaml
 from packaging.requirements import Requirement
@@ -35,6 +36,8 @@ def test_environment_yml_asks_for_what_pyproject_asks_for() -> None:
     environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
     pip = next(entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict))
     assert pip == [*requirements(), "-e ."]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert f"python{project['requires-python']}" in environment["dependencies"]
 
 
 def test_the_lock_file_satisfies_pyproject() -> None:
@@ -70,6 +73,14 @@ def test_every_public_name_has_an_entry_in_the_api_page_and_a_docstring() -> Non
     for name in regnet.__all__:
         assert getattr(regnet, name).__doc__, name
         assert re.search(rf"^\.\. auto\w+:: regnet\.{name}$", page, re.M), name
+
+
+def test_the_python_code_of_the_readme_runs() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", readme, re.S)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert ((names["w"] >= 0) & (names["w"] <= 1)).all()
 
 
 def test_the_package_reads_weights_without_pickle() -> None:
