@@ -70,7 +70,7 @@ def test_an_output_folder_that_is_a_file_is_an_error(run, tmp_path):
     assert (tmp_path / "taken").read_text() == "mine"
 
 
-@pytest.mark.parametrize("text", ["x must be [genes, cells]; see [/tmp/a] or W1 [x, m]", "[red]plain[/red]", "odd [/] end"])
+@pytest.mark.parametrize("text", ["x must be [genes, cells]; see [/some/a] or W1 [x, m]", "[red]plain[/red]", "odd [/] end"])
 def test_an_error_is_shown_as_it_is_written(run, monkeypatch, text):
     """Square brackets are no markup: paths and shapes contain them."""
 
