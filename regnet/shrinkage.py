@@ -191,20 +191,19 @@ def sensitivities_on_graph(layer: Layer, x: Tensor, edge_index: Tensor) -> Sensi
             result = sensitivities(layer, x, mean_over_regulators(x, edge_index), "jvp")
             return _undefined_at(result, orphan)
         to_self, to_neighbor = x @ weights.w_self.T, x @ weights.w_neighbor.T
-        hidden = to_self.size(1)
-        mean_of_self, mean_of_neighbor = mean_over_regulators(torch.cat([to_self, to_neighbor], dim=1), edge_index).split(
-            hidden, dim=1
-        )
+        both = torch.cat([to_self, to_neighbor], dim=1)
+        mean_of_self, mean_of_neighbor = mean_over_regulators(both, edge_index).chunk(2, dim=1)
         delta_self, delta_neighbor = to_self - mean_of_self, to_neighbor - mean_of_neighbor
         toward_x, toward_m = weights.push(to_self + mean_of_neighbor + weights.bias, delta_self, delta_neighbor)
         result = _norms(toward_x, toward_m, orphan)
 
         # Where a gene almost equals its mean the differences above have lost their digits:
         # those few genes are done again from delta itself.
-        size = torch.cat([to_self, to_neighbor], dim=1).norm(dim=1)
         rounding = 1e3 * torch.finfo(x.dtype).eps * torch.cat([weights.w_self, weights.w_neighbor]).norm() * x.norm(dim=1)
         rounding = torch.maximum(rounding, mean_over_regulators(rounding[:, None], edge_index).squeeze(1))
-        cancelled = torch.cat([delta_self, delta_neighbor], dim=1).norm(dim=1) <= torch.maximum(1e-2 * size, rounding)
+        cancelled = torch.cat([delta_self, delta_neighbor], dim=1).norm(dim=1) <= torch.maximum(
+            1e-2 * both.norm(dim=1), rounding
+        )
         again = (cancelled & ~orphan).nonzero().squeeze(1)
         if len(again):
             into_these = torch.isin(edge_index[1], again)

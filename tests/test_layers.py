@@ -245,7 +245,7 @@ def test_evaluation_mode_restores_every_submodule():
     layer = Pair()
     layer.mlp[1].eval()  # one was in evaluation mode already
     before = [module.training for module in layer.modules()]
-    assert True in before and False in before
+    assert set(before) == {True, False}
     with evaluation_mode(layer):
         assert not any(module.training for module in layer.modules())
     assert [module.training for module in layer.modules()] == before
