@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import base64
+import io
 import re
+import runpy
 from pathlib import Path
 
 import jupytext
 import nbformat
 import pytest
+from PIL import Image
 
 BOOK = Path(__file__).parents[2] / "book"
 NOTEBOOKS = sorted(BOOK.glob("*.ipynb"))
@@ -119,3 +122,21 @@ def test_sources_hold_one_sentence_a_line() -> None:
 
 def all_sources() -> str:
     return "\n".join(path.read_text(encoding="utf-8") for path in SOURCES)
+
+
+def test_a_picture_is_stored_anew_only_when_it_visibly_changed() -> None:
+    build_notebooks = runpy.run_path(str(BOOK.parent / "tools/build_notebooks.py"))
+
+    def picture(level: int) -> str:
+        file = io.BytesIO()
+        Image.new("RGB", (4, 3), (level, 0, 0)).save(file, "png")
+        return base64.b64encode(file.getvalue()).decode()
+
+    def notebook(level: int) -> nbformat.NotebookNode:
+        output = nbformat.v4.new_output("display_data", {"image/png": picture(level)})
+        return nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("plt.show()", id="a", outputs=[output])])
+
+    for level, kept in ((101, True), (140, False)):
+        new = notebook(level)
+        build_notebooks["keep_pictures"](new, notebook(100))
+        assert (new.cells[0].outputs[0].data["image/png"] == picture(100)) is kept
