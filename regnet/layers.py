@@ -112,13 +112,13 @@ def read_layer(layer: Layer, x: Tensor) -> LayerWeights:
     >>> read_layer(torch.nn.Linear(4, 3), torch.zeros(1, 2)).w_self.shape
     torch.Size([3, 2])
     """
-    _refuse_other_calls(layer)
+    g = as_function(layer)
     check_dtype(layer, x)
     weights = _read_sage(layer) if isinstance(layer, SAGEConv) else _read_modules(layer)
     widths = weights.w_self.size(1), weights.w_neighbor.size(1)
     if widths != (x.size(1), x.size(1)):
         raise ValueError(f"the layer takes {widths[0]} features of x and {widths[1]} of m; got {x.size(1)} of each")
-    if not _agrees(weights, as_function(layer), x):
+    if not _agrees(weights, g, x):
         raise UnreadableLayerError(
             f'{type(layer).__name__} has the parts of a layer that method="exact" knows, but its output is not '
             'W2 relu(W1 [x, m] + b1) + b2; use method="jvp", which takes any layer g(x, m)'
@@ -195,7 +195,6 @@ def _read_modules(layer: Layer) -> LayerWeights:
 
 
 def _read_sage(conv: SAGEConv) -> LayerWeights:
-    as_function(conv)  # refuses what is no function of the mean at all
     if conv.normalize or not conv.root_weight:
         raise UnreadableLayerError(
             f'method="exact" reads a SAGEConv with a root weight and without normalisation; got {conv}; use method="jvp"'

@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from regnet.graph import check_edge_index, check_expression, check_pair, in_degree, mean_over_regulators
+from regnet.graph import check_expression, check_pair, in_degree, mean_over_regulators
 from regnet.layers import Layer, UnreadableLayerError, as_function, check_dtype, evaluation_mode, read_layer
 
 Method = Literal["exact", "jvp", "finite-difference"]
@@ -114,12 +114,15 @@ def sensitivities(
             toward_x, toward_m = weights.push(
                 weights.pre_activation(x, m), delta @ weights.w_self.T, delta @ weights.w_neighbor.T
             )
-        elif method == "jvp":
-            g = _checked_function(layer, x, m)
-            toward_x = torch.func.jvp(lambda x: g(x, m), (x,), (delta,))[1]
-            toward_m = torch.func.jvp(lambda m: g(x, m), (m,), (delta,))[1]
         else:
-            toward_x, toward_m = _finite_differences(_checked_function(layer, x, m), x, m, delta, eps, central)
+            check_dtype(layer, x)
+            g = as_function(layer)
+            if method == "jvp":
+                toward_x = torch.func.jvp(lambda x: g(x, m), (x,), (delta,))[1]
+                _check_rows(toward_x, x)
+                toward_m = torch.func.jvp(lambda m: g(x, m), (m,), (delta,))[1]
+            else:
+                toward_x, toward_m = _finite_differences(g, x, m, delta, eps, central)
     return _norms(toward_x, toward_m, undefined)
 
 
@@ -182,7 +185,6 @@ def sensitivities_on_graph(layer: Layer, x: Tensor, edge_index: Tensor) -> Sensi
     tensor([   nan, 0.2500])
     """
     check_expression(x)
-    check_edge_index(edge_index, x.size(0))
     orphan = in_degree(edge_index, x.size(0)) == 0
     with torch.no_grad(), evaluation_mode(layer):
         try:
@@ -325,17 +327,15 @@ def kink_distance(layer: Layer, x: Tensor, m: Tensor) -> KinkDistance:
         )
 
 
-def _checked_function(layer: Layer, x: Tensor, m: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
-    """The layer as g(x, m), after one call has shown that it gives one row a gene."""
-    check_dtype(layer, x)
-    g = as_function(layer)
-    shape = g(x, m).shape
-    if len(shape) != 2 or shape[0] != x.size(0):
-        raise ValueError(f"the layer must return (genes, outputs), here ({x.size(0)}, any); got {tuple(shape)}")
-    return g
+def _check_rows(out: Tensor, x: Tensor) -> None:
+    """Raise unless what came out of a layer has one row a gene."""
+    if out.dim() != 2 or out.size(0) != x.size(0):
+        raise ValueError(f"the layer must return (genes, outputs), here ({x.size(0)}, any); got {tuple(out.shape)}")
 
 
-def _finite_differences(g: Layer, x: Tensor, m: Tensor, delta: Tensor, eps: float, central: bool) -> tuple[Tensor, Tensor]:
+def _finite_differences(
+    g: Callable[[Tensor, Tensor], Tensor], x: Tensor, m: Tensor, delta: Tensor, eps: float, central: bool
+) -> tuple[Tensor, Tensor]:
     """Eq. (5) before its norms, times the length of delta."""
     length = _length(delta)[:, None]
     step = eps * delta / torch.where(length > 0, length, 1)
@@ -346,6 +346,7 @@ def _finite_differences(g: Layer, x: Tensor, m: Tensor, delta: Tensor, eps: floa
         start = g(x, m)
         toward_x = (g(x + step, m) - start) / eps
         toward_m = (g(x, m + step) - start) / eps
+    _check_rows(toward_x, x)
     return toward_x * length, toward_m * length
 
 
