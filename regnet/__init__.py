@@ -6,14 +6,18 @@ Equations (1)-(5) of the note "Bayesian Shrinkage in RegNet" and where they are 
 * Eq. (2): :func:`regnet.layers.read_layer` on a ``SAGEConv``
 * Eqs. (3) and (5): :func:`sensitivities`
 * Eq. (4): :func:`effective_weight`, :func:`effective_weight_on_graph`
+
+Beyond the note: :func:`secant_weight`, and :func:`noise_variance` from the halves of :func:`split_counts`.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from regnet.bayes import james_stein_weight, posterior_mean, posterior_weight, prior_variance
+from regnet.bayes import james_stein_weight, noise_variance, posterior_mean, posterior_weight, prior_variance
+from regnet.counts import recover_counts, split_counts
 from regnet.graph import in_degree, neighbor_mean
 from regnet.model import RegNet
+from regnet.secant import secant_weight
 from regnet.shrinkage import (
     KinkDistance,
     LocalAffine,
@@ -47,13 +51,17 @@ __all__ = [
     "local_affine",
     "make_dataset",
     "neighbor_mean",
+    "noise_variance",
     "posterior_mean",
     "posterior_weight",
     "pretrain",
     "prior_variance",
+    "recover_counts",
+    "secant_weight",
     "sensitivities",
     "sensitivities_on_graph",
     "shrinkage_table",
+    "split_counts",
 ]
 
 # Data sets, training and figures pull in pandas, Lightning and matplotlib: imported at first use.

@@ -12,7 +12,7 @@ import functools
 import torch
 from torch import Tensor
 
-from regnet.graph import check_pair
+from regnet.graph import check_expression, check_pair
 
 
 def posterior_weight(noise_var: Tensor | float, prior_var: Tensor | float) -> Tensor:
@@ -84,6 +84,40 @@ def posterior_mean(x: Tensor, m: Tensor, weight: Tensor | float) -> Tensor:
     if bad.any():
         raise ValueError(f"weight must lie in [0, 1]; got {w[bad][0].item()}{_at(bad)}")
     return torch.lerp(m, x, w)  # exactly m at weight 0 and exactly x at weight 1
+
+
+def noise_variance(x1: Tensor, x2: Tensor) -> Tensor:
+    r"""Noise variance :math:`\hat\sigma_i^2` of every gene from two measurements of the same expression.
+
+    .. math:: \hat\sigma_i^2 = \frac{1}{2S} \sum_s \bigl(x^{(1)}_{is} - x^{(2)}_{is}\bigr)^2
+
+    It is unbiased where both measurements have the same mean and variance and independent noise: what they share
+    cancels in the difference.
+
+    Args:
+        x1: the first measurement, shape (genes, cells), e.g. log expression of one half of :func:`regnet.split_counts`.
+        x2: the second, same shape and units.
+
+    Returns:
+        Shape (genes,), squared units of ``x1``; the noise of *one* measurement.
+
+    Raises:
+        TypeError, ValueError: shapes or dtypes differ, an entry is not finite, or there is no cell.
+
+    References:
+        Chapter 13 of the book; Neufeld et al. (2024) for the two measurements.
+
+    >>> noise_variance(torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 4.0]]))
+    tensor([1.])
+    """
+    check_expression(x1, "x1")
+    check_expression(x2, "x2")
+    if x1.shape != x2.shape or x1.dtype != x2.dtype:
+        got = f"{tuple(x1.shape)} of {x1.dtype} and {tuple(x2.shape)} of {x2.dtype}"
+        raise ValueError(f"x1 and x2 must both be (genes, cells) of one dtype; got {got}")
+    if x1.size(1) == 0:
+        raise ValueError("noise_variance needs at least one cell; got x1 with 0 cells")
+    return ((x1 - x2) ** 2).mean(dim=1) / 2
 
 
 def prior_variance(x: Tensor, m: Tensor, noise_var: Tensor | float) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from regnet.graph import mean_over_regulators
+from regnet.structure import NUM_FEATURES, pair_features
 
 
 class MLPAggregator(nn.Module):
@@ -140,6 +141,8 @@ class RegNet(nn.Module):
         latent_channels: width of the latent space.
         num_layers: GraphSAGE layers.
         dropout: probability after each GraphSAGE layer, in training only.
+        structural: add a linear term in what the known graph alone says about a pair
+            (:func:`regnet.structure.pair_features`) to its score; the published model has none.
 
     Raises:
         ValueError: a width or the number of layers is below 1, or dropout is outside [0, 1).
@@ -162,6 +165,7 @@ class RegNet(nn.Module):
         latent_channels: int = 64,
         num_layers: int = 2,
         dropout: float = 0.2,
+        structural: bool = False,
     ) -> None:
         super().__init__()
         sizes = {
@@ -181,14 +185,16 @@ class RegNet(nn.Module):
         self.edge_classifier = nn.Sequential(
             nn.Linear(2 * latent_channels, hidden_channels), nn.ReLU(), nn.Linear(hidden_channels, 1)
         )
+        self.structure = nn.Linear(NUM_FEATURES, 1) if structural else None
 
-    def forward(self, x: Tensor, edge_index: Tensor, pairs: Tensor) -> RegNetOutput:
+    def forward(self, x: Tensor, edge_index: Tensor, pairs: Tensor, features: Tensor | None = None) -> RegNetOutput:
         """Score pairs of genes.
 
         Args:
             x: expression, shape (genes, in_channels).
             edge_index: the known graph, regulator -> target, shape (2, edges).
             pairs: regulator and target to score, shape (2, pairs).
+            features: the structural features of the pairs, where they are at hand; computed from ``edge_index`` otherwise.
 
         Returns:
             :class:`regnet.model.RegNetOutput`; in training mode the reconstruction starts from a random draw of the latent
@@ -198,4 +204,8 @@ class RegNet(nn.Module):
         mu, logvar = self.vae.encoder(hidden)
         z = mu + torch.randn_like(mu) * (logvar / 2).exp() if self.training else mu
         logits = self.edge_classifier(torch.cat([mu[pairs[0]], mu[pairs[1]]], dim=-1)).squeeze(-1)
+        if self.structure is not None:
+            if features is None:
+                features = pair_features(edge_index, x.size(0), pairs)
+            logits = logits + self.structure(features.to(logits)).squeeze(-1)
         return RegNetOutput(logits, mu, logvar, hidden, self.vae.decoder(z))

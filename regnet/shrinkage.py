@@ -107,7 +107,7 @@ def sensitivities(
         raise ValueError(f"eps must be positive and finite; got {eps}")
     if central and method != "finite-difference":
         raise ValueError(f'central=True belongs to method="finite-difference"; got method={method!r}')
-    delta, undefined = _direction(x, m)
+    delta, undefined = direction(x, m)
     with torch.no_grad(), evaluation_mode(layer):
         if method == "exact":
             weights = read_layer(layer, x)
@@ -119,11 +119,11 @@ def sensitivities(
             g = as_function(layer)
             if method == "jvp":
                 toward_x = torch.func.jvp(lambda x: g(x, m), (x,), (delta,))[1]
-                _check_rows(toward_x, x)
+                check_rows(toward_x, x)
                 toward_m = torch.func.jvp(lambda m: g(x, m), (m,), (delta,))[1]
             else:
                 toward_x, toward_m = _finite_differences(g, x, m, delta, eps, central)
-    return _norms(toward_x, toward_m, undefined)
+    return norms(toward_x, toward_m, undefined)
 
 
 def effective_weight(layer: Layer, x: Tensor, m: Tensor, method: Method = "exact", eps: float = 1e-2) -> Tensor:
@@ -197,7 +197,7 @@ def sensitivities_on_graph(layer: Layer, x: Tensor, edge_index: Tensor) -> Sensi
         mean_of_self, mean_of_neighbor = mean_over_regulators(both, edge_index).chunk(2, dim=1)
         delta_self, delta_neighbor = to_self - mean_of_self, to_neighbor - mean_of_neighbor
         toward_x, toward_m = weights.push(to_self + mean_of_neighbor + weights.bias, delta_self, delta_neighbor)
-        result = _norms(toward_x, toward_m, orphan)
+        result = norms(toward_x, toward_m, orphan)
 
         # Where a gene almost equals its mean the differences above have lost their digits:
         # those few genes are done again from delta itself.
@@ -308,7 +308,7 @@ def kink_distance(layer: Layer, x: Tensor, m: Tensor) -> KinkDistance:
     KinkDistance(self_branch=tensor([2.]), neighbor_branch=tensor([inf]))
     """
     check_pair(x, m)
-    delta, undefined = _direction(x, m)
+    delta, undefined = direction(x, m)
     unit = delta / _length(delta)[:, None]
     with torch.no_grad(), evaluation_mode(layer):
         weights = read_layer(layer, x)
@@ -327,7 +327,7 @@ def kink_distance(layer: Layer, x: Tensor, m: Tensor) -> KinkDistance:
         )
 
 
-def _check_rows(out: Tensor, x: Tensor) -> None:
+def check_rows(out: Tensor, x: Tensor) -> None:
     """Raise unless what came out of a layer has one row a gene."""
     if out.dim() != 2 or out.size(0) != x.size(0):
         raise ValueError(f"the layer must return (genes, outputs), here ({x.size(0)}, any); got {tuple(out.shape)}")
@@ -346,18 +346,19 @@ def _finite_differences(
         start = g(x, m)
         toward_x = (g(x + step, m) - start) / eps
         toward_m = (g(x, m + step) - start) / eps
-    _check_rows(toward_x, x)
+    check_rows(toward_x, x)
     return toward_x * length, toward_m * length
 
 
-def _direction(x: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
-    """delta = x - m, and which genes have none beyond the rounding of their mean."""
+def direction(x: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
+    """delta = x - m, and which genes have none beyond the rounding of their mean; (genes, features) and (genes,)."""
     delta = x - m
     rounding = 8 * torch.finfo(x.dtype).eps * torch.maximum(_length(x), _length(m))
     return delta, _length(delta) <= rounding
 
 
-def _norms(toward_x: Tensor, toward_m: Tensor, undefined: Tensor) -> Sensitivities:
+def norms(toward_x: Tensor, toward_m: Tensor, undefined: Tensor) -> Sensitivities:
+    """The lengths of a layer's answers, (genes, outputs) each; NaN where undefined."""
     return _undefined_at(Sensitivities(_length(toward_x), _length(toward_m)), undefined)
 
 

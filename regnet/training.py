@@ -14,6 +14,7 @@ from pathlib import Path
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor
 from torch.nn import functional as F
@@ -23,6 +24,11 @@ from regnet.datasets import check_gene_names
 from regnet.graph import check_edge_index, check_expression, in_degree
 from regnet.model import RegNet
 from regnet.report import write_report
+from regnet.structure import pair_features
+
+PLAIN = {"hidden_share": 0.0, "structural": False}
+"""Options of :func:`pretrain` for the network as the note has it: no structural term, and every training edge both carries
+messages and is asked for."""
 
 
 @dataclass(frozen=True)
@@ -104,20 +110,32 @@ def split_edges(edge_index: Tensor, num_genes: int, seed: int = 0) -> EdgeSplit:
 
 
 def pretrain(
-    data: Data, *, seed: int = 0, max_epochs: int = 200, out_dir: str | Path | None = None, progress: bool = False
+    data: Data,
+    *,
+    seed: int = 0,
+    max_epochs: int = 200,
+    hidden_share: float = 0.3,
+    structural: bool = True,
+    out_dir: str | Path | None = None,
+    progress: bool = False,
 ) -> Pretrained:
     r"""Train RegNet to tell known edges from other pairs of genes.
 
     .. math:: L = \mathrm{BCE} + 10^{-2}\,\mathrm{KL} + 0.1\,\mathrm{MSE}_\mathrm{reconstruction}
 
-    with as many random training non-edges as training edges in every epoch, Adam at :math:`10^{-3}`, and the epoch
-    with the best validation AUPRC kept. Only the training edges carry messages.
+    with Adam at :math:`10^{-3}` and the epoch with the best validation AUPRC kept. Every epoch hides some of the training
+    edges, sends messages along the others, and learns to tell the hidden ones from as many random training non-edges: an
+    edge that carried messages would give itself away. The score has a structural term, which starts as the logistic
+    regression on :func:`regnet.structure.pair_features`.
 
     Args:
         data: ``x`` (genes, cells), ``edge_index`` (regulator -> target), and for ``out_dir`` also ``gene_names`` and
             ``is_tf``; see :func:`regnet.load_dataset`. The model computes in the dtype of ``x``.
         seed: of the split, the initial weights, dropout and the non-edges. The global random state is left alone.
-        max_epochs: passes over the training edges.
+        max_epochs: passes over the graph.
+        hidden_share: share of the training edges that an epoch hides and asks for; with 0 all of them carry messages and
+            all are asked for, as in the published model.
+        structural: whether the score has the structural term; the published model has none.
         out_dir: where to write ``regnet_pretrained.pth``, ``metrics.json``, ``shrinkage.csv`` and the note's three
             figures; files of these names are replaced. Nothing is written where it is None.
         progress: show a progress bar.
@@ -146,6 +164,8 @@ def pretrain(
         check_gene_names(data.gene_names)
     if not isinstance(max_epochs, int) or max_epochs < 1:
         raise ValueError(f"max_epochs must be a whole number of at least 1; got {max_epochs}")
+    if not 0 <= hidden_share < 1:
+        raise ValueError(f"hidden_share must be at least 0 and below 1; got {hidden_share}")
     split = split_edges(data.edge_index, data.x.size(0), seed)
     for part in ("val", "test"):
         for kind in ("edges", "non_edges"):
@@ -161,8 +181,9 @@ def pretrain(
 
     with torch.random.fork_rng(devices=[]), tempfile.TemporaryDirectory() as scratch:
         torch.manual_seed(seed)
-        with _default_dtype(data.x.dtype):
-            task = EdgePrediction(RegNet(data.x.size(1)), data.x.detach(), split)
+        with default_dtype(data.x.dtype):
+            model = RegNet(data.x.size(1), structural=structural)
+            task = EdgePrediction(model, data.x.detach(), split, hidden_share)
         keep_best = ModelCheckpoint(scratch, monitor="val_auprc", mode="max", save_weights_only=True)
         _fit(task, keep_best, max_epochs, progress)
         best = torch.load(keep_best.best_model_path, weights_only=True)
@@ -178,10 +199,11 @@ def pretrain(
 
 
 def evaluate(model: RegNet, x: Tensor, split: EdgeSplit) -> dict[str, float]:
-    """Test metrics of a model beside two baselines that know no network: degree and correlation.
+    """Test metrics of a model beside three baselines that train no network: degree, structure and correlation.
 
     The degree baseline scores a pair by the regulator's out-degree times the target's in-degree, both in the training
-    graph; the other by the absolute Pearson correlation of the two genes.
+    graph; structure, by the logistic regression on :func:`regnet.structure.pair_features`, fitted to the training pairs;
+    correlation, by the absolute Pearson correlation of the two genes.
 
     Args:
         model: the model.
@@ -189,8 +211,8 @@ def evaluate(model: RegNet, x: Tensor, split: EdgeSplit) -> dict[str, float]:
         split: from :func:`split_edges`.
 
     Returns:
-        ``auroc`` and ``auprc``, both also with the suffixes ``_degree`` and ``_correlation``, ``positives`` (share of
-        edges among the test pairs: the AUPRC of guessing) and the numbers of training, validation and test edges.
+        ``auroc`` and ``auprc``, both also with the suffixes ``_degree``, ``_structure`` and ``_correlation``, ``positives``
+        (share of edges among the test pairs: the AUPRC of guessing) and the numbers of training, validation and test edges.
 
     >>> split = split_edges(torch.tensor([[0] * 10, range(1, 11)]), num_genes=30)
     >>> evaluate(RegNet(5).eval(), torch.rand(30, 5), split)["test_edges"]
@@ -206,6 +228,7 @@ def evaluate(model: RegNet, x: Tensor, split: EdgeSplit) -> dict[str, float]:
         scores = {
             "": model(x, graph, pairs).logits,
             "_degree": out_degree[pairs[0]] * in_degree(graph, x.size(0))[pairs[1]],
+            "_structure": fit_structure(split, x.size(0)).decision_function(pair_features(graph, x.size(0), pairs)),
             "_correlation": correlation[pairs[0], pairs[1]].abs(),
         }
     metrics = {f"auroc{name}": float(roc_auc_score(labels, score)) for name, score in scores.items()}
@@ -214,19 +237,58 @@ def evaluate(model: RegNet, x: Tensor, split: EdgeSplit) -> dict[str, float]:
     return metrics | {"positives": float(labels.double().mean())}
 
 
-class EdgePrediction(L.LightningModule):
-    """One epoch is one step on the whole graph."""
+def fit_structure(split: EdgeSplit, num_genes: int) -> LogisticRegression:
+    """Logistic regression that tells training edges from training non-edges by the structural features of the pairs.
 
-    def __init__(self, model: RegNet, x: Tensor, split: EdgeSplit) -> None:
+    Args:
+        split: from :func:`split_edges`.
+        num_genes: number of genes.
+
+    Returns:
+        The fitted regression; both classes weigh the same in it.
+
+    >>> split = split_edges(torch.tensor([[0] * 10, range(1, 11)]), num_genes=30)
+    >>> fit_structure(split, 30).coef_.shape
+    (1, 5)
+    """
+    pairs = torch.cat([split.train_edges, split.train_non_edges], dim=1)
+    # Newton's method to full precision: where another solver stops depends on the processor.
+    regression = LogisticRegression(class_weight="balanced", solver="newton-cholesky", tol=1e-10, max_iter=200)
+    return regression.fit(
+        pair_features(split.train_edges, num_genes, pairs), _labels(split.train_edges, split.train_non_edges)
+    )
+
+
+class EdgePrediction(L.LightningModule):
+    """One epoch is one step on the whole graph, with some of its edges hidden."""
+
+    def __init__(self, model: RegNet, x: Tensor, split: EdgeSplit, hidden_share: float = 0.3) -> None:
         super().__init__()
         self.model = model
         self.x = x
         self.split = split
+        self.hidden_share = hidden_share
+        if model.structure is not None:
+            regression = fit_structure(split, x.size(0))
+            with torch.no_grad():
+                model.structure.weight.copy_(torch.as_tensor(regression.coef_))
+                model.structure.bias.copy_(torch.as_tensor(regression.intercept_))
+            parts = ("train_edges", "train_non_edges", "val_edges", "val_non_edges")
+            self.features = {part: pair_features(split.train_edges, x.size(0), getattr(split, part)) for part in parts}
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
-        edges, pool = self.split.train_edges, self.split.train_non_edges
-        non_edges = pool[:, torch.randint(pool.size(1), (edges.size(1),))]
-        out = self.model(self.x, edges, torch.cat([edges, non_edges], dim=1))
+        num_edges = self.split.train_edges.size(1)
+        if self.hidden_share:
+            shuffled = torch.randperm(num_edges)
+            asked, carrying = shuffled.tensor_split([max(1, round(self.hidden_share * num_edges))])
+        else:
+            asked = carrying = torch.arange(num_edges)
+        drawn = torch.randint(self.split.train_non_edges.size(1), (len(asked),))
+        edges, non_edges = self.split.train_edges[:, asked], self.split.train_non_edges[:, drawn]
+        features = None
+        if self.model.structure is not None:  # those of the whole graph, from which each pair's own edge is left out
+            features = torch.cat([self.features["train_edges"][asked], self.features["train_non_edges"][drawn]])
+        out = self.model(self.x, self.split.train_edges[:, carrying], torch.cat([edges, non_edges], dim=1), features)
         classification = F.binary_cross_entropy_with_logits(out.logits, _labels(edges, non_edges).to(out.logits))
         divergence = -0.5 * (1 + out.logvar - out.mu**2 - out.logvar.exp()).mean()
         reconstruction = F.mse_loss(out.reconstruction, out.hidden)
@@ -236,7 +298,10 @@ class EdgePrediction(L.LightningModule):
 
     def validation_step(self, batch: Tensor, batch_idx: int) -> None:
         edges, non_edges = self.split.val_edges, self.split.val_non_edges
-        logits = self.model(self.x, self.split.train_edges, torch.cat([edges, non_edges], dim=1)).logits
+        features = None
+        if self.model.structure is not None:
+            features = torch.cat([self.features["val_edges"], self.features["val_non_edges"]])
+        logits = self.model(self.x, self.split.train_edges, torch.cat([edges, non_edges], dim=1), features).logits
         if not logits.isfinite().all():
             raise ValueError(
                 f"training diverged in epoch {self.current_epoch}: x reaches {self.x.abs().max():.3g}; "
@@ -250,7 +315,7 @@ class EdgePrediction(L.LightningModule):
 
 
 @contextmanager
-def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
     """Draw weights in ``dtype``: drawn in float32 and converted, they would differ between processors from the start."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)

@@ -17,6 +17,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from torch_geometric.data import Data
 
 from regnet import effective_weight_on_graph, pretrain, training
+from regnet.structure import pair_features
 from regnet.training import EdgePrediction, EdgeSplit, evaluate, split_edges
 
 PARTS = [f"{part}_{kind}" for part in ("train", "val", "test") for kind in ("edges", "non_edges")]
@@ -132,7 +133,7 @@ def trained():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(EdgePrediction, "log", log)
-        result = pretrain(data, seed=2, max_epochs=12)
+        result = pretrain(data, seed=2, max_epochs=80)
     return data, result, scores
 
 
@@ -150,16 +151,18 @@ def test_no_validation_or_test_edge_reaches_the_model_as_a_message(tiny_data, mo
     seen, scored_in_training = [], set()
     original = training.RegNet.forward
 
-    def forward(self, x, edge_index, scored):
+    def forward(self, x, edge_index, scored, *features):
         seen.append(pairs(edge_index))
         if self.training:
+            assert not pairs(edge_index) & pairs(scored), "an edge that carries messages gives itself away"
             scored_in_training.update(pairs(scored))
-        return original(self, x, edge_index, scored)
+        return original(self, x, edge_index, scored, *features)
 
     monkeypatch.setattr(training.RegNet, "forward", forward)
-    split = pretrain(tiny_data, max_epochs=3).split
-    assert len(seen) == 7  # three epochs, each with its validation, and the test
-    assert all(graph == pairs(split.train_edges) for graph in seen)
+    split = pretrain(tiny_data, max_epochs=30).split
+    assert len(seen) == 61  # thirty epochs, each with its validation, and the test
+    known = pairs(split.train_edges)
+    assert all(graph < known for graph in seen[:-1:2]) and all(graph == known for graph in seen[1::2])
     assert scored_in_training <= pairs(split.train_edges) | pairs(split.train_non_edges)
     assert pairs(split.train_edges) <= scored_in_training
 
@@ -171,9 +174,9 @@ def test_training_is_balanced(tiny_data, monkeypatch):
     def step(self, batch, batch_idx):
         forward = self.model.forward
 
-        def spy(x, edge_index, scored):
-            counts.append((edge_index.size(1), scored.size(1)))
-            return forward(x, edge_index, scored)
+        def spy(x, edge_index, scored, features):
+            counts.append((edge_index.size(1), scored.size(1), len(features)))
+            return forward(x, edge_index, scored, features)
 
         monkeypatch.setattr(self.model, "forward", spy)
         try:
@@ -184,23 +187,27 @@ def test_training_is_balanced(tiny_data, monkeypatch):
     monkeypatch.setattr(EdgePrediction, "training_step", step)
     split = pretrain(tiny_data, max_epochs=2).split
     positives = split.train_edges.size(1)
-    assert counts == [(positives, 2 * positives)] * 2
+    hidden = round(0.3 * positives)
+    assert counts == [(positives - hidden, 2 * hidden, 2 * hidden)] * 2
 
 
 def test_the_loss_is_the_documented_sum(tiny_data):
     """BCE + 0.01 KL + 0.1 MSE, with KL from torch.distributions."""
     torch.manual_seed(0)
     split = split_edges(tiny_data.edge_index, 40)
-    model = training.RegNet(12).double().eval()
+    model = training.RegNet(12, structural=True).double().eval()
     task = EdgePrediction(model, tiny_data.x, split)
     logged = {}
     task.log = lambda name, value, **_: logged.update({name: value})
     torch.manual_seed(1)
     loss = task.training_step(torch.zeros(1), 0)
     torch.manual_seed(1)
-    drawn = split.train_non_edges[:, torch.randint(split.train_non_edges.size(1), (split.train_edges.size(1),))]
-    out = model(tiny_data.x, split.train_edges, torch.cat([split.train_edges, drawn], dim=1))
-    count = split.train_edges.size(1)
+    shuffled = torch.randperm(split.train_edges.size(1))
+    count = round(0.3 * len(shuffled))
+    hidden, seen = split.train_edges[:, shuffled[:count]], split.train_edges[:, shuffled[count:]]
+    drawn = split.train_non_edges[:, torch.randint(split.train_non_edges.size(1), (count,))]
+    scored = torch.cat([hidden, drawn], dim=1)
+    out = model(tiny_data.x, seen, scored, pair_features(split.train_edges, 40, scored))
     probability = out.logits.sigmoid()
     classification = -(probability[:count].log().sum() + (1 - probability[count:]).log().sum()) / (2 * count)
     posterior = torch.distributions.Normal(out.mu, (out.logvar / 2).exp())
@@ -214,10 +221,10 @@ def test_the_loss_is_the_documented_sum(tiny_data):
 
 def test_the_epoch_with_the_best_validation_score_is_returned(trained):
     data, result, scores = trained
-    assert len(scores) == 12
+    assert len(scores) == 80
     assert len(set(scores)) > 3, "the scores must differ for the choice to mean anything"
     best = int(np.argmax(scores))
-    assert best != 11, "the last epoch must not be the best, or keeping the last would pass"
+    assert best != 79, "the last epoch must not be the best, or keeping the last would pass"
     assert result.metrics["best_epoch"] == best
     split = result.split
     both = torch.cat([split.val_edges, split.val_non_edges], dim=1)
@@ -333,7 +340,7 @@ def test_the_files_and_their_contents(tiny_data, tmp_path):
         "shrinkage_vs_degree.png", "shrinkage_hist.png", "shrinkage_vs_expr.png",
     }  # fmt: skip
     assert json.loads((out / "metrics.json").read_text()) == result.metrics
-    again = training.RegNet(12).double()
+    again = training.RegNet(12, structural=True).double()
     again.load_state_dict(torch.load(out / "regnet_pretrained.pth", weights_only=True), strict=True)
     assert same_model(again, result.model)
 

@@ -1,0 +1,246 @@
+"""Train RegNet on every benchmark network and record what chapter 12 reports.
+
+    python experiments/benchmark_networks.py            all networks, seeds and recipes; about two hours on two cores
+    python experiments/benchmark_networks.py --networks mdc-specific
+
+Writes book/results/benchmark_networks.json: its provenance, one record for each training, and for every network and base
+seed the trends with intervals. What is done is kept under _build/benchmark_networks, by version of the package: a run that
+was stopped goes on where it stopped. The package must be committed first: the result names the commit it came from.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from importlib.metadata import version
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # one training a process
+
+import numpy as np
+import pandas as pd
+import pooch
+import torch
+from scipy import stats
+from torch import Tensor
+from torch_geometric.data import Data
+
+import regnet
+import regnet.datasets
+from regnet.graph import rewire
+from regnet.training import PLAIN, default_dtype
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULT = ROOT / "book/results/benchmark_networks.json"
+NETWORKS = [
+    *("mesc-lofgof", "mesc-string", "mesc-non-specific", "mesc-specific"),
+    *("mdc-string", "mdc-non-specific", "mdc-specific"),
+]
+BASE_SEEDS = (0, 1000)
+NUM_SEEDS = 5
+MAX_EPOCHS = 100
+# The training of this package; the plain one, without hidden edges and the structural term; and what is between the two.
+RECIPES = {"full": {}, "plain": PLAIN, "no structure": {"structural": False}}
+CONTROLLED = ("full", "plain")  # with the controls, and with every base seed
+TRENDS = ("in_degree", "in_degree_given_expression", "expression", "expression_given_in_degree", "tf")
+CONDITIONS = ("trained", "untrained", "rewired")
+
+
+def trends(table: pd.DataFrame) -> dict[str, float]:
+    """Spearman correlations of the effective weight with the note's variables, and the difference of medians for TFs."""
+    table = table.dropna(subset="w_eff")
+    ranks = table[["w_eff", "in_degree", "mean_expression"]].rank()
+    if len(table) < 4 or (ranks.nunique() == 1).any():
+        return dict.fromkeys(TRENDS, float("nan"))
+    r = np.corrcoef(ranks.to_numpy(), rowvar=False)
+    is_tf, weight = table["is_tf"].to_numpy(bool), table["w_eff"].to_numpy()
+    difference = np.median(weight[is_tf]) - np.median(weight[~is_tf]) if 0 < is_tf.sum() < len(is_tf) else float("nan")
+    return {
+        "in_degree": r[0, 1],
+        "in_degree_given_expression": _partial(r[0, 1], r[0, 2], r[1, 2]),
+        "expression": r[0, 2],
+        "expression_given_in_degree": _partial(r[0, 2], r[0, 1], r[1, 2]),
+        "tf": float(difference),
+    }
+
+
+def _partial(r_ab: float, r_ac: float, r_bc: float) -> float:
+    return float((r_ab - r_ac * r_bc) / np.sqrt((1 - r_ac**2) * (1 - r_bc**2)))
+
+
+def run(network: str, seed: int, recipe: str = "full") -> tuple[dict, dict[str, pd.DataFrame]]:
+    """One training, and its controls where the recipe has them: a record, and a table of genes for every condition."""
+    data = regnet.load_dataset(network, dtype=torch.float64)
+    options = {"seed": seed, "max_epochs": MAX_EPOCHS, **RECIPES[recipe]}
+    trained = regnet.pretrain(data, **options)
+    tables = {"trained": table_of(trained.model, data, trained.edge_index)}
+    record = {"network": network, "seed": seed, "recipe": recipe, "metrics": trained.metrics}
+    if recipe in CONTROLLED:
+        tables["untrained"] = table_of(untrained(data, seed), data, trained.edge_index)
+        shuffled = data.clone()
+        shuffled.edge_index = rewire(data.edge_index, seed)
+        rewired = regnet.pretrain(shuffled, **options)
+        tables["rewired"] = table_of(rewired.model, data, rewired.edge_index)
+        record["metrics_rewired"] = rewired.metrics
+    record["trends"] = {condition: trends(table) for condition, table in tables.items()}
+    weights = {condition: table["w_eff"].dropna() for condition, table in tables.items()}
+    record["median"] = {condition: float(weight.median()) for condition, weight in weights.items()}
+    record["genes"] = {condition: len(weight) for condition, weight in weights.items()}
+    return record, tables
+
+
+def table_of(model: regnet.RegNet, data: Data, edge_index: Tensor) -> pd.DataFrame:
+    return regnet.shrinkage_table(model.graphsage.layers[0].agg, data, edge_index)
+
+
+def untrained(data: Data, seed: int) -> regnet.RegNet:
+    """The model as :func:`regnet.pretrain` starts it."""
+    with torch.random.fork_rng(devices=[]), default_dtype(data.x.dtype):
+        torch.manual_seed(seed)
+        return regnet.RegNet(data.x.size(1)).eval()
+
+
+def intervals(tables: list[dict[str, pd.DataFrame]], resamples: int = 1000) -> dict:
+    """Means over seeds of every trend, and of its differences from the controls, with 95 % intervals over genes and seeds.
+
+    The variance over genes is that of a bootstrap that draws the same genes for all seeds and conditions; the variance over
+    seeds is that of their mean. Their sum has Welch and Satterthwaite's degrees of freedom. Networks and cells stay fixed.
+    """
+    rng = np.random.default_rng(0)
+    num_genes, num_seeds = len(tables[0]["trained"]), len(tables)
+
+    def contrasts(genes: np.ndarray) -> np.ndarray:
+        measured = np.array(
+            [[list(trends(of_seed[condition].iloc[genes]).values()) for condition in CONDITIONS] for of_seed in tables]
+        )  # seeds x conditions x trends
+        return np.concatenate([measured, measured[:, :1] - measured[:, 1:]], axis=1)
+
+    measured = contrasts(np.arange(num_genes))
+    draws = [contrasts(rng.integers(num_genes, size=num_genes)).mean(axis=0) for _ in range(resamples)]
+    over_genes = np.nanvar(draws, axis=0, ddof=1)
+    over_seeds = measured.var(axis=0, ddof=1) / num_seeds
+    freedom = (num_seeds - 1) * ((over_genes + over_seeds) / over_seeds) ** 2
+    half_width = stats.t.ppf(0.975, freedom) * np.sqrt(over_genes + over_seeds)
+    estimate = measured.mean(axis=0)
+    names = (*CONDITIONS, "minus_untrained", "minus_rewired")
+    return {
+        trend: {
+            name: {
+                "estimate": estimate[row, column],
+                "low": estimate[row, column] - half_width[row, column],
+                "high": estimate[row, column] + half_width[row, column],
+            }
+            for row, name in enumerate(names)
+        }
+        for column, trend in enumerate(TRENDS)
+    }
+
+
+def git(*command: str) -> str:
+    return subprocess.run(["git", "-C", str(ROOT), *command], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def scratch() -> Path:
+    return ROOT / "_build/benchmark_networks" / git("rev-parse", "--short", "HEAD:regnet")
+
+
+def finished(network: str, seed: int, recipe: str) -> dict:
+    """Run one training, or read what an earlier run left of it."""
+    torch.set_num_threads(1)
+    folder = scratch() / recipe / network
+    record_file, tables_file = folder / f"{seed}.json", folder / f"{seed}.csv.gz"
+    if not record_file.exists():
+        record, tables = run(network, seed, recipe)
+        folder.mkdir(parents=True, exist_ok=True)
+        pd.concat(tables, names=["condition"]).to_csv(tables_file)
+        unfinished = record_file.with_suffix(".writing")
+        unfinished.write_text(json.dumps(record), encoding="utf-8")
+        unfinished.replace(record_file)
+    return json.loads(record_file.read_text(encoding="utf-8"))
+
+
+def network_intervals(network: str, base_seed: int, recipe: str) -> dict:
+    """:func:`intervals` of one network from the stored tables of its seeds."""
+    tables = []
+    for seed in range(base_seed, base_seed + NUM_SEEDS):
+        table = pd.read_csv(scratch() / recipe / network / f"{seed}.csv.gz")
+        tables.append({condition: part.reset_index(drop=True) for condition, part in table.groupby("condition")})
+    return {"network": network, "base_seed": base_seed, "recipe": recipe, "trends": intervals(tables)}
+
+
+def provenance(networks: list[str]) -> dict:
+    """Where the result comes from."""
+    folders = {"mesc": "mESC", "mdc": "mDC"}
+    files = set()
+    for network in networks:
+        cells, kind = network.split("-", 1)
+        files |= {f"{folders[cells]}/{file}" for file in ("expression.csv.gz", f"{kind}/network.csv", f"{kind}/tfs.csv")}
+    return {
+        "commit": git("rev-parse", "HEAD"),
+        "command": "python experiments/benchmark_networks.py",
+        "base_seeds": list(BASE_SEEDS),
+        "seeds_each": NUM_SEEDS,
+        "max_epochs": MAX_EPOCHS,
+        "recipes": RECIPES,
+        "versions": {"python": platform.python_version()}
+        | {name: version(name) for name in ("torch", "torch-geometric", "numpy", "scipy", "scikit-learn", "lightning")},
+        "sha256": {file: pooch.file_hash(str(regnet.datasets.fetch(file)), alg="sha256") for file in sorted(files)},
+    }
+
+
+def rounded(value: object) -> object:
+    """Six significant digits, which is more than the book prints."""
+    if isinstance(value, dict):
+        return {key: rounded(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [rounded(entry) for entry in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=NETWORKS)
+    parser.add_argument("--processes", type=int, default=os.cpu_count())
+    parser.add_argument("--only-train", action="store_true", help="fill the scratch folder, write no result")
+    arguments = parser.parse_args()
+    changed = git("status", "--porcelain", "--", "regnet", "experiments")
+    if changed:
+        print(f"commit these first, so that the result can name its commit:\n{changed}", file=sys.stderr)
+        return 1
+    origin = provenance(arguments.networks)
+    jobs = [
+        (network, base_seed + k, recipe)
+        for base_seed in BASE_SEEDS
+        for recipe in CONTROLLED
+        for k in range(NUM_SEEDS)
+        for network in arguments.networks
+    ]
+    jobs += [(network, BASE_SEEDS[0] + k, "no structure") for k in range(NUM_SEEDS) for network in arguments.networks]
+    with ProcessPoolExecutor(arguments.processes) as pool:
+        running = [pool.submit(finished, *job) for job in jobs]
+        for done, future in enumerate(as_completed(running), start=1):
+            record = future.result()
+            print(f"{done}/{len(jobs)} {record['network']} seed {record['seed']}, {record['recipe']}", flush=True)
+        if arguments.only_train:
+            return 0
+        groups = [(network, base, recipe) for recipe in CONTROLLED for base in BASE_SEEDS for network in arguments.networks]
+        summaries = list(pool.map(network_intervals, *zip(*groups, strict=True)))
+    result = {
+        "provenance": origin,
+        "trainings": [future.result() for future in running],
+        "intervals": summaries,
+    }
+    RESULT.parent.mkdir(exist_ok=True)
+    unfinished = RESULT.with_suffix(".writing")
+    unfinished.write_text(json.dumps(rounded(result), indent=1) + "\n", encoding="utf-8")
+    unfinished.replace(RESULT)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

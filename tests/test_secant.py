@@ -1,0 +1,396 @@
+"""The secant weight: exact for shrinkage rules of any weight, equal to Eq. (4) where the layer is affine, and its limits."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.polynomial.legendre import leggauss
+from torch import nn
+from torch_geometric.nn import SAGEConv
+
+from regnet import effective_weight, secant_weight
+from regnet.layers import as_function
+from regnet.model import MLPAggregator
+
+
+def close(got, expected, rtol=1e-10, atol=1e-13):
+    torch.testing.assert_close(got.detach(), expected.detach(), rtol=rtol, atol=atol, equal_nan=True)
+
+
+def full(count, value):
+    return torch.full((count,), value, dtype=torch.float64)
+
+
+def linear(A, B):
+    """h = A x + B m as one Linear on [x, m]."""
+    layer = nn.Linear(A.size(1) * 2, A.size(0), bias=False).to(A.dtype)
+    layer.weight.data = torch.cat([A, B], dim=1)
+    return layer
+
+
+def mlp(cells=4, hidden=16, out=5, seed=0, activation=nn.ReLU):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(2 * cells, hidden), activation(), nn.Linear(hidden, out)).double()
+
+
+def affine_layers():
+    torch.manual_seed(1)
+    return [
+        nn.Linear(8, 3).double(),
+        nn.Sequential(nn.Linear(8, 9), nn.Dropout(0.5), nn.Linear(9, 3)).double(),
+        SAGEConv(4, 6).double(),
+    ]
+
+
+def length(delta):
+    return delta.norm(dim=1, keepdim=True)
+
+
+def rule(weight, Q=None, shift=0.0):
+    """g(x, m) = Q (m + w(|x - m|) (x - m)) + shift."""
+
+    def g(x, m):
+        estimate = m + weight(length(x - m)) * (x - m)
+        return (estimate if Q is None else estimate @ Q.T) + shift
+
+    return g
+
+
+# Weights that do not change, grow smoothly, jump, saturate at both ends, and fall with the length of delta.
+WEIGHTS = {
+    "constant": lambda r: 0.3 + 0 * r,
+    "James-Stein": lambda r: torch.where(r > 0, 1 - 0.1 / r**2, 0),  # needs a value at m = x, where the formula has none
+    "positive part": lambda r: (1 - 6 / r**2).clamp(min=0),
+    "soft threshold": lambda r: (1 - 1.5 / r).clamp(min=0),
+    "hard threshold": lambda r: (r > 2.5).to(r.dtype),
+    "smooth": lambda r: r**2 / (1 + r**2),
+    "redescending": lambda r: 1 / (1 + r**2),
+    "oscillating": lambda r: torch.sin(7 * r) ** 2,
+}
+
+
+@pytest.fixture
+def pair(normal):
+    return normal(11, 4), normal(11, 4)
+
+
+# The family for which it is the weight
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_it_is_the_weight_of_any_rule_that_depends_on_the_length_of_delta(name, pair, normal):
+    x, m = pair
+    expected = WEIGHTS[name](length(x - m)).squeeze(1)
+    assert ((expected >= 0) & (expected <= 1)).all()
+    for Q, shift in ((None, 0.0), (normal(6, 4), 0.0), (normal(2, 4), 3.0)):
+        close(secant_weight(rule(WEIGHTS[name], Q, shift), x, m), expected)
+
+
+@given(
+    cells=st.integers(1, 6),
+    out=st.integers(1, 6),
+    genes=st.integers(1, 6),
+    seed=st.integers(0, 10_000),
+    exponent=st.integers(-6, 6),
+    power=st.floats(0.2, 3),
+)
+def test_it_is_the_weight_for_random_maps_shapes_and_units(cells, out, genes, seed, exponent, power):
+    generator = torch.Generator().manual_seed(seed)
+    x, m, Q = (
+        torch.randn(*shape, dtype=torch.float64, generator=generator) * scale
+        for shape, scale in (((genes, cells), 10.0**exponent), ((genes, cells), 10.0**exponent), ((out, cells), 1.0))
+    )
+    typical = 10.0**exponent
+
+    def weight(r):
+        return 1 / (1 + (r / typical) ** power)
+
+    delta = x - m
+    # Where Q all but annuls delta, what is left of Q delta is rounding.
+    usable = length(delta @ Q.T).squeeze(1) > 1e-3 * length(delta).squeeze(1) * Q.norm()
+    usable &= length(delta).squeeze(1) > 1e-2 * torch.maximum(length(x), length(m)).squeeze(1)
+    got = secant_weight(rule(weight, Q), x, m)
+    close(got[usable], weight(length(delta)).squeeze(1)[usable], rtol=1e-9)
+
+
+def test_the_weight_may_depend_on_the_gene_and_on_everything_else(pair, normal):
+    """Only g(m, m) = Q m, g(x, x) = Q x and g(x, m) = Q (m + w_i delta) are used."""
+    x, m = pair
+    Q, w = normal(6, 4), torch.rand(11, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    close(secant_weight(lambda a, b: (b + w * (a - b)) @ Q.T, x, m), w.squeeze(1))
+
+
+def test_a_map_that_is_affine_only_between_m_and_x_suffices(normal):
+    """ReLU after the estimate, with every coordinate of x and m on one side: affine there, not elsewhere."""
+    x, m = normal(7, 4).abs() * torch.tensor([1, -1, 1, -1]), normal(7, 4).abs() * torch.tensor([1, -1, 1, -1])
+    close(secant_weight(lambda a, b: (b + 0.3 * (a - b)).relu(), x, m), full(7, 0.3))
+
+
+def test_a_map_with_a_kink_between_m_and_x_does_not_suffice():
+    """h = ReLU(0.5 x + 0.5 m) with m = -3, x = 1: g(x, m) = g(m, m) = 0, so the secant weight is 0 and not 0.5."""
+    x, m = torch.tensor([[1.0]]).double(), torch.tensor([[-3.0]]).double()
+    assert secant_weight(lambda a, b: (0.5 * a + 0.5 * b).relu(), x, m).tolist() == [0.0]
+
+
+@pytest.mark.parametrize("w", [0.0, 1e-9, 0.25, 0.5, 1 - 1e-9, 1.0])
+def test_limits_of_a_constant_weight(w, pair, normal):
+    Q = normal(5, 4)
+    got = secant_weight(rule(lambda r: w + 0 * r, Q), *pair)
+    close(got, full(11, w), rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize(("w", "expected"), [(1.5, 0.75), (3.0, 0.6), (-0.5, 0.25), (-2.0, 0.4)])
+def test_weights_outside_0_and_1_are_folded_back(w, expected, pair):
+    """|w| / (|w| + |1 - w|): the lengths have no sign, so an overshoot looks like a weight."""
+    close(secant_weight(rule(lambda r: w + 0 * r), *pair), full(11, expected))
+
+
+def test_james_stein_has_its_weight_and_not_its_slope(pair):
+    x, m = pair
+    g, w = rule(WEIGHTS["James-Stein"]), WEIGHTS["James-Stein"](length(x - m)).squeeze(1)
+    close(secant_weight(g, x, m), w)
+    close(effective_weight(g, x, m, "jvp"), (2 - w) / (3 - 2 * w))
+    assert (effective_weight(g, x, m, "jvp") > w + 1e-6).all()
+
+
+def test_a_rule_without_a_value_at_m_equal_to_x_has_none(pair):
+    """James-Stein as printed is inf * 0 at g(m, m) and g(x, x), which the secants need."""
+    assert secant_weight(rule(lambda r: 1 - 0.1 / r**2), *pair).isnan().all()
+
+
+# Beside the effective weight
+
+
+@pytest.mark.parametrize("layer", affine_layers(), ids=lambda layer: type(layer).__name__)
+def test_an_affine_layer_has_the_same_weight_both_ways(layer, pair):
+    method = "jvp" if isinstance(layer, nn.Sequential) else "exact"
+    close(secant_weight(layer, *pair), effective_weight(layer, *pair, method), rtol=1e-10)
+
+
+@given(
+    cells=st.integers(1, 5),
+    out=st.integers(1, 5),
+    genes=st.integers(0, 5),
+    seed=st.integers(0, 10_000),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+)
+def test_random_affine_layers_have_the_same_weight_both_ways(cells, out, genes, seed, dtype):
+    torch.manual_seed(seed)
+    layer = nn.Linear(2 * cells, out).to(dtype)
+    x, m = torch.randn(2, genes, cells, dtype=dtype).unbind()
+    got, expected = secant_weight(layer, x, m), effective_weight(layer, x, m)
+    assert got.shape == (genes,) and got.dtype == dtype
+    tolerance = 1e-3 if dtype == torch.float32 else 1e-9  # differences of outputs lose digits, the closed form none
+    close(got, expected, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh])
+def test_it_is_the_path_integral_of_the_directional_derivative(activation, pair):
+    """From (m, m) to (x, m) for the self secant, from (x, m) to (x, x) for the other one; Gauss-Legendre in pieces."""
+    x, m = pair
+    layer = mlp(activation=activation)
+    g = as_function(layer)
+    delta = x - m
+    nodes, weights = leggauss(8)
+    pieces = 100 if activation is nn.ReLU else 20
+    toward_x, toward_m = torch.zeros(2, 11, 5, dtype=torch.float64).unbind()
+    with torch.no_grad():
+        for piece in range(pieces):
+            for node, weight in zip((nodes + 1) / 2, weights / 2, strict=True):
+                t = (piece + node) / pieces
+                toward_x += torch.func.jvp(lambda a: g(a, m), (m + t * delta,), (delta,))[1] * weight / pieces
+                toward_m += torch.func.jvp(lambda b: g(x, b), (m + t * delta,), (delta,))[1] * weight / pieces
+        a, b = toward_x.norm(dim=1), toward_m.norm(dim=1)
+    close(secant_weight(layer, x, m), a / (a + b), rtol=5e-3 if activation is nn.ReLU else 1e-10)
+
+
+def test_it_differs_from_the_effective_weight_where_a_kink_lies_between(pair):
+    """h = soft threshold: slope 1 at x whatever the weight, so w_eff = 1 while the weight is 1 - T / |delta|."""
+    layer = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 1, bias=False)).double()
+    layer[0].weight.data = torch.tensor([[1.0, -1.0], [-1.0, 1.0], [0.0, 1.0], [0.0, -1.0]]).double()
+    layer[0].bias.data = torch.tensor([-1.0, -1.0, 0.0, 0.0]).double()
+    layer[2].weight.data = torch.tensor([[1.0, -1.0, 1.0, -1.0]]).double()
+    x, m = torch.tensor([[7.0], [-1.0], [3.5]]).double(), torch.tensor([[3.0], [1.0], [3.0]]).double()
+    close(secant_weight(layer, x, m), torch.tensor([0.75, 0.5, 0.0]).double())
+    assert effective_weight(layer, x, m).tolist() == [1.0, 1.0, 0.0]
+    assert (secant_weight(mlp(), *pair) - effective_weight(mlp(), *pair)).abs().max() > 1e-3
+
+
+# Invariances
+
+
+def transformed(layer, change):
+    g = as_function(layer)
+    return lambda x, m: change(g(x, m))
+
+
+@pytest.mark.parametrize("c", [-1.0, 1e-6, 7.0, -1e6])
+def test_a_common_factor_changes_nothing(c, pair):
+    close(secant_weight(transformed(mlp(), lambda h: c * h), *pair), secant_weight(mlp(), *pair))
+
+
+def test_a_constant_and_an_orthogonal_map_of_the_output_change_nothing(pair, normal):
+    expected, rotation = secant_weight(mlp(), *pair), torch.linalg.qr(normal(5, 5))[0]
+    shift = normal(5)
+    close(secant_weight(transformed(mlp(), lambda h: h + shift), *pair), expected)
+    close(secant_weight(transformed(mlp(), lambda h: h @ rotation.T), *pair), expected)
+    assert (secant_weight(transformed(mlp(), lambda h: h @ normal(5, 5)), *pair) - expected).abs().max() > 1e-3
+
+
+def test_it_is_blind_to_the_sign_of_each_branch_of_a_linear_layer(pair, normal):
+    A, B = normal(6, 4), normal(6, 4)
+    expected = secant_weight(linear(A, B), *pair)
+    for signs in ((-1, 1), (1, -1), (-1, -1)):
+        close(secant_weight(linear(signs[0] * A, signs[1] * B), *pair), expected)
+
+
+def test_swapping_the_branches_of_a_linear_layer_gives_the_complement(pair, normal):
+    A, B = normal(6, 4), normal(6, 4)
+    close(secant_weight(linear(A, B), *pair), 1 - secant_weight(linear(B, A), *pair))
+
+
+def test_rotating_the_cells_and_permuting_the_genes_changes_nothing(pair, normal, rng):
+    x, m = pair
+    R, genes = torch.linalg.qr(normal(4, 4))[0], torch.randperm(11, generator=rng)
+    expected = secant_weight(mlp(), x, m)
+    rotated = secant_weight(lambda a, b: as_function(mlp())(a @ R.T, b @ R.T), x @ R, m @ R)
+    close(rotated, expected)
+    close(secant_weight(mlp(), x[genes], m[genes]), expected[genes])
+
+
+# Where it is undefined
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_nan_where_x_equals_m(dtype, normal):
+    x = normal(4, 3).to(dtype)
+    m = x.clone()
+    m[1] = x[1] * (1 + torch.finfo(dtype).eps)  # equal up to the rounding of a mean
+    m[2] += 1.0
+    x[3] = m[3] = 0
+    assert secant_weight(MLPAggregator(3, 8).to(dtype), x, m).isnan().tolist() == [True, True, False, True]
+
+
+def test_nan_where_the_layer_answers_neither_way(pair, normal):
+    A = normal(6, 4)
+    assert secant_weight(linear(0 * A, 0 * A), *pair).isnan().all()
+    assert secant_weight(lambda x, m: torch.ones_like(x), *pair).isnan().all()
+    assert torch.equal(secant_weight(linear(A, 0 * A), *pair), torch.ones(11).double())
+    assert torch.equal(secant_weight(linear(0 * A, A), *pair), torch.zeros(11).double())
+    dead = nn.Sequential(nn.Linear(8, 3), nn.ReLU(), nn.Linear(3, 2)).double()
+    dead[0].bias.data.fill_(-1e3)  # no unit is ever switched on
+    assert secant_weight(dead, *pair).isnan().all()
+
+
+# Precision and scale
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-150, 1e30, 1e150])
+def test_very_small_and_very_large_expression(scale, pair, normal):
+    layer = linear(0.3 * (Q := normal(6, 4)), 0.7 * Q)
+    close(secant_weight(layer, scale * pair[0], scale * pair[1]), full(11, 0.3))
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+def test_single_precision(scale, pair, normal):
+    x, m = (scale * values.float() for values in pair)
+    Q = normal(6, 4).float()
+    got = secant_weight(linear(0.3 * Q, 0.7 * Q), x, m)
+    assert got.dtype == torch.float32
+    close(got, torch.full((11,), 0.3), rtol=1e-5)
+    close(secant_weight(mlp().float(), *(v.float() for v in pair)), secant_weight(mlp(), *pair).float(), rtol=1e-4)
+
+
+# Training mode, gradients, refusals
+
+
+class Dropping(nn.Module):
+    """Dropout in the middle."""
+
+    def __init__(self):
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Dropout(0.9), nn.Linear(32, 5)).double()
+
+    def forward(self, x, m):
+        return self.mlp(torch.cat([x, m], dim=-1))
+
+
+def test_dropout_has_no_effect_and_training_mode_is_restored(pair):
+    torch.manual_seed(0)
+    layer = Dropping()
+    expected = secant_weight(layer.eval(), *pair)
+    layer.train()
+    layer.mlp[1].eval()
+    modes, state = [module.training for module in layer.modules()], torch.get_rng_state()
+    assert torch.equal(secant_weight(layer, *pair), expected)
+    assert [module.training for module in layer.modules()] == modes
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_training_mode_is_restored_after_an_error(pair):
+    layer = Dropping()
+    with pytest.raises(RuntimeError):
+        secant_weight(layer, pair[0][:, :3], pair[1][:, :3])
+    assert all(module.training for module in layer.modules())
+
+
+def test_no_gradient_is_kept_and_no_input_changed(pair):
+    x, m = (values.clone().requires_grad_() for values in pair)
+    layer = mlp()
+    assert not secant_weight(layer, x, m).requires_grad
+    assert layer[0].weight.grad is None and x.grad is None
+    assert torch.equal(x, pair[0]) and torch.equal(m, pair[1])
+
+
+def test_three_passes_and_no_derivative(pair):
+    x, m = pair
+    asked = []
+
+    def g(a, b):
+        assert not torch.is_grad_enabled()
+        asked.append((a, b))
+        return a.round() + b  # has no useful derivative
+
+    secant_weight(g, x, m)
+    wanted = [(x, m), (m, m), (x, x)]
+    assert len(asked) == 3
+    assert all(any(torch.equal(a, c) and torch.equal(b, d) for a, b in asked) for c, d in wanted)
+
+
+def test_unusable_input_is_refused(normal):
+    x = normal(3, 4)
+    with pytest.raises(ValueError, match=r"got x \(3, 4\) and m \(3, 3\)"):
+        secant_weight(mlp(), x, x[:, :3])
+    with pytest.raises(ValueError, match="x must be finite; got nan at gene 0, cell 0"):
+        secant_weight(mlp(), x * torch.nan, x)
+    with pytest.raises(ValueError, match="m must be finite; got inf"):
+        secant_weight(mlp(), x, x.abs() * torch.inf)
+    with pytest.raises(TypeError, match="float32 or float64"):
+        secant_weight(mlp(), x.long(), x.long())
+    with pytest.raises(TypeError, match="one dtype"):
+        secant_weight(mlp(), x, x.float())
+    with pytest.raises(TypeError, match=r"float64 and x is torch\.float32"):
+        secant_weight(mlp(), x.float(), -x.float())
+
+
+def test_layers_that_are_no_function_of_x_and_m_are_refused(normal):
+    x = normal(3, 4)
+    with pytest.raises(ValueError, match=r"genes, outputs"):
+        secant_weight(lambda a, b: (a - b).sum(), x, -x)
+    with pytest.raises(TypeError, match="mean"):
+        secant_weight(SAGEConv(4, 2, aggr="max").double(), x, -x)
+    with pytest.raises(TypeError, match="lazy"):
+        secant_weight(nn.LazyLinear(3).double(), x, -x)
+
+
+def test_linear_sequential_sageconv_and_modules_are_taken(pair, normal):
+    layers = [nn.Linear(8, 3).double(), mlp(), SAGEConv(4, 6).double(), MLPAggregator(4, 7).double(), Dropping()]
+    for layer in layers:
+        got = secant_weight(layer, *pair)
+        assert got.shape == (11,) and ((got > 0) & (got < 1)).all()
+    Q = normal(6, 4)
+    conv = SAGEConv(4, 6).double()
+    conv.lin_r.weight.data, conv.lin_l.weight.data = 0.2 * Q, 0.8 * Q
+    close(secant_weight(conv, *pair), full(11, 0.2))
