@@ -145,14 +145,10 @@ def git(*command: str) -> str:
     return subprocess.run(["git", "-C", str(ROOT), *command], capture_output=True, text=True, check=True).stdout.strip()
 
 
-def scratch() -> Path:
-    return ROOT / "_build/benchmark_networks" / git("rev-parse", "--short", "HEAD:regnet")
-
-
-def finished(network: str, seed: int, recipe: str) -> dict:
+def finished(scratch: Path, network: str, seed: int, recipe: str) -> dict:
     """Run one training, or read what an earlier run left of it."""
     torch.set_num_threads(1)
-    folder = scratch() / recipe / network
+    folder = scratch / recipe / network
     record_file, tables_file = folder / f"{seed}.json", folder / f"{seed}.csv.gz"
     if not record_file.exists():
         record, tables = run(network, seed, recipe)
@@ -164,11 +160,11 @@ def finished(network: str, seed: int, recipe: str) -> dict:
     return json.loads(record_file.read_text(encoding="utf-8"))
 
 
-def network_intervals(network: str, base_seed: int, recipe: str) -> dict:
+def network_intervals(scratch: Path, network: str, base_seed: int, recipe: str) -> dict:
     """:func:`intervals` of one network from the stored tables of its seeds."""
     tables = []
     for seed in range(base_seed, base_seed + NUM_SEEDS):
-        table = pd.read_csv(scratch() / recipe / network / f"{seed}.csv.gz")
+        table = pd.read_csv(scratch / recipe / network / f"{seed}.csv.gz")
         tables.append({condition: part.reset_index(drop=True) for condition, part in table.groupby("condition")})
     return {"network": network, "base_seed": base_seed, "recipe": recipe, "trends": intervals(tables)}
 
@@ -213,6 +209,7 @@ def main() -> int:
         print(f"commit these first, so that the result can name its commit:\n{changed}", file=sys.stderr)
         return 1
     origin = provenance(arguments.networks)
+    scratch = ROOT / "_build/benchmark_networks" / git("rev-parse", "--short", "HEAD:regnet")
     jobs = [
         (network, base_seed + k, recipe)
         for base_seed in BASE_SEEDS
@@ -222,13 +219,18 @@ def main() -> int:
     ]
     jobs += [(network, BASE_SEEDS[0] + k, "no structure") for k in range(NUM_SEEDS) for network in arguments.networks]
     with ProcessPoolExecutor(arguments.processes) as pool:
-        running = [pool.submit(finished, *job) for job in jobs]
+        running = [pool.submit(finished, scratch, *job) for job in jobs]
         for done, future in enumerate(as_completed(running), start=1):
             record = future.result()
             print(f"{done}/{len(jobs)} {record['network']} seed {record['seed']}, {record['recipe']}", flush=True)
         if arguments.only_train:
             return 0
-        groups = [(network, base, recipe) for recipe in CONTROLLED for base in BASE_SEEDS for network in arguments.networks]
+        groups = [
+            (scratch, network, base, recipe)
+            for recipe in CONTROLLED
+            for base in BASE_SEEDS
+            for network in arguments.networks
+        ]
         summaries = list(pool.map(network_intervals, *zip(*groups, strict=True)))
     result = {
         "provenance": origin,
