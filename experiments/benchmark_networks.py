@@ -47,7 +47,7 @@ NUM_SEEDS = 5
 MAX_EPOCHS = 100
 # The training of this package; the plain one, without hidden edges and the structural term; and what is between the two.
 RECIPES = {"full": {}, "plain": PLAIN, "no structure": {"structural": False}}
-CONTROLLED = [("full", 0), ("plain", 0), ("full", 1000)]  # recipe and base seed of the trainings that have controls
+CONTROLLED = [("full", 0), ("full", 1000), ("plain", 0)]  # recipe and base seed of the trainings that have controls
 TRENDS = ("in_degree", "in_degree_given_expression", "expression", "expression_given_in_degree", "tf")
 CONDITIONS = ("trained", "untrained", "rewired")
 
