@@ -44,10 +44,9 @@ NETWORKS = [
     *("mdc-string", "mdc-non-specific", "mdc-specific"),
 ]
 NUM_SEEDS = 5
-MAX_EPOCHS = 100
-# The training of this package; the plain one, without hidden edges and the structural term; and what is between the two.
-RECIPES = {"full": {}, "plain": PLAIN, "no structure": {"structural": False}}
-CONTROLLED = [("full", 0), ("full", 1000), ("plain", 0)]  # recipe and base seed of the trainings that have controls
+# The training of this package, which starts from the structure, and the plain one, which starts from nothing.
+RECIPES = {"full": {"max_epochs": 60}, "plain": {"max_epochs": 100, **PLAIN}}
+RUNS = [("full", 0), ("full", 1000), ("plain", 0)]  # recipe and base seed
 TRENDS = ("in_degree", "in_degree_given_expression", "expression", "expression_given_in_degree", "tf")
 CONDITIONS = ("trained", "untrained", "rewired")
 
