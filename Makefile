@@ -3,10 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 PACKAGE := $(wildcard regnet/*.py regnet/*.txt)
 # Chapters whose data must be downloaded are executed only where REGNET_DATA_DIR says that it is at hand.
-DOWNLOADED :=
+DOWNLOADED := book/11_published_checkpoint.ipynb
 CHAPTERS := $(filter-out $(if $(REGNET_DATA_DIR),,$(DOWNLOADED)),$(wildcard book/*.ipynb))
 
-.PHONY: book test nbval notebooks lint clean
+.PHONY: book test nbval seeds notebooks lint clean
 
 book: _build/.package  ## execute the chapters and write _build/html/index.html
 	$(BIN)/jupyter-book build . -W -n --keep-going
@@ -17,6 +17,9 @@ test: .venv/installed lint  ## unit tests, book tests and every notebook against
 
 nbval: .venv/installed  ## execute every notebook and compare its outputs with the stored ones
 	$(BIN)/python -m pytest --nbval --nbval-cell-timeout=600 $(CHAPTERS)
+
+seeds: .venv/installed  ## the chapters that draw random numbers once more, with another base seed: no verdict may change
+	$(BIN)/python tools/check_seeds.py
 
 notebooks: .venv/installed  ## book/*.md -> executed book/*.ipynb
 	$(BIN)/python tools/build_notebooks.py

@@ -35,7 +35,7 @@ import regnet
 import regnet.datasets
 from regnet.graph import rewire
 from regnet.structure import pair_features
-from regnet.training import PLAIN, default_dtype, split_edges
+from regnet.training import PLAIN, split_edges, untrained
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULT = ROOT / "book/results/benchmark_networks.json"
@@ -82,7 +82,7 @@ def run(network: str, seed: int, recipe: str = "full") -> tuple[dict, dict[str, 
     rewired = regnet.pretrain(shuffled, seed=seed, **RECIPES[recipe])
     tables = {
         "trained": table_of(trained.model, data, trained.edge_index),
-        "untrained": table_of(untrained(data, seed), data, trained.edge_index),
+        "untrained": table_of(untrained(data.x, seed), data, trained.edge_index),
         "rewired": table_of(rewired.model, data, rewired.edge_index),
     }
     weights = {condition: table["w_eff"].dropna() for condition, table in tables.items()}
@@ -101,13 +101,6 @@ def run(network: str, seed: int, recipe: str = "full") -> tuple[dict, dict[str, 
 
 def table_of(model: regnet.RegNet, data: Data, edge_index: Tensor) -> pd.DataFrame:
     return regnet.shrinkage_table(model.graphsage.layers[0].agg, data, edge_index)
-
-
-def untrained(data: Data, seed: int) -> regnet.RegNet:
-    """The model as :func:`regnet.pretrain` starts it."""
-    with torch.random.fork_rng(devices=[]), default_dtype(data.x.dtype):
-        torch.manual_seed(seed)
-        return regnet.RegNet(data.x.size(1)).eval()
 
 
 def intervals(tables: list[dict[str, pd.DataFrame]], resamples: int = 1000) -> dict:

@@ -49,9 +49,10 @@ def pretrain(
     except (ValueError, TypeError, OSError) as error:
         Console(stderr=True).print("[red]Error:[/red]", escape(str(error)), soft_wrap=True)
         raise typer.Exit(1) from None
-    table = Table("test metric", "RegNet", "degree", "|Pearson|")
+    table = Table("test metric", "RegNet", "degree", "structure", "|Pearson|")
     for metric in ("auroc", "auprc"):
-        table.add_row(metric.upper(), *(f"{metrics[metric + suffix]:.3f}" for suffix in ("", "_degree", "_correlation")))
+        scores = (f"{metrics[metric + suffix]:.3f}" for suffix in ("", "_degree", "_structure", "_correlation"))
+        table.add_row(metric.upper(), *scores)
     Console().print(table)
     typer.echo(
         f"{metrics['genes_without_regulators']} genes have no regulator in the training graph: their weight is undefined"

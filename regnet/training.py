@@ -1,4 +1,4 @@
-"""Pretraining on known edges: an honest split, the training, and the test metrics beside two baselines."""
+"""Pretraining on known edges: an honest split, the training, and the test metrics beside three baselines."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import logging
 import tempfile
 import warnings
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,8 +25,8 @@ from regnet.report import write_report
 from regnet.structure import pair_features
 
 PLAIN = {"hidden_share": 0.0, "structural": False}
-"""Options of :func:`pretrain` for the network as the note has it: no structural term, and every training edge both carries
-messages and is asked for."""
+"""Options of :func:`regnet.pretrain` for the network as the note has it: no structural term, and every training edge both
+carries messages and is asked for."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +49,9 @@ class Pretrained:
         model: the epoch with the best validation AUPRC, in evaluation mode.
         edge_index: the message graph: the training edges only, shape (2, edges).
         split: every pair the model was trained, chosen and tested on.
-        metrics: test AUROC and AUPRC of the model, of the degree baseline and of absolute Pearson correlation, with
-            the share of positives, the sizes of the parts, the seed, the best epoch, and how many genes have no
-            regulator in the message graph, so that their weight is undefined.
+        metrics: test AUROC and AUPRC of the model, of the degree and the structural baseline and of absolute Pearson
+            correlation, with the share of positives, the sizes of the parts, the seed, the best epoch, and how many genes
+            have no regulator in the message graph, so that their weight is undefined.
     """
 
     model: RegNet
@@ -181,9 +179,7 @@ def pretrain(
 
     with torch.random.fork_rng(devices=[]), tempfile.TemporaryDirectory() as scratch:
         torch.manual_seed(seed)
-        with default_dtype(data.x.dtype):
-            model = RegNet(data.x.size(1), structural=structural)
-            task = EdgePrediction(model, data.x.detach(), split, hidden_share)
+        task = EdgePrediction(_draw(data.x, structural), data.x.detach(), split, hidden_share)
         keep_best = ModelCheckpoint(scratch, monitor="val_auprc", mode="max", save_weights_only=True)
         _fit(task, keep_best, max_epochs, progress)
         best = torch.load(keep_best.best_model_path, weights_only=True)
@@ -196,6 +192,27 @@ def pretrain(
     if out_dir is not None:
         write_report(out_dir, model, data, result.edge_index, metrics)
     return result
+
+
+def untrained(x: Tensor, seed: int = 0) -> RegNet:
+    """The model as :func:`regnet.pretrain` starts it: the control for whatever a trained one shows.
+
+    Args:
+        x: expression, shape (genes, cells); the weights are drawn in its dtype.
+        seed: that of the training. The global random state is left alone.
+
+    Returns:
+        The model in evaluation mode, without the structural term.
+
+    References:
+        Adebayo et al. (2018); chapter 7 of the book.
+
+    >>> untrained(torch.rand(30, 5)).graphsage.layers[0].agg(torch.rand(1, 5), torch.rand(1, 5)).shape
+    torch.Size([1, 128])
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return _draw(x, structural=False).eval()
 
 
 def evaluate(model: RegNet, x: Tensor, split: EdgeSplit) -> dict[str, float]:
@@ -314,13 +331,12 @@ class EdgePrediction(L.LightningModule):
         return torch.optim.Adam(self.parameters(), lr=1e-3)
 
 
-@contextmanager
-def default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """Draw weights in ``dtype``: drawn in float32 and converted, they would differ between processors from the start."""
+def _draw(x: Tensor, structural: bool) -> RegNet:
+    """Weights in the dtype of x: drawn in float32 and converted, they would differ between processors from the start."""
     before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
+    torch.set_default_dtype(x.dtype)
     try:
-        yield
+        return RegNet(x.size(1), structural=structural)
     finally:
         torch.set_default_dtype(before)
 

@@ -219,6 +219,60 @@ def test_the_loss_is_the_documented_sum(tiny_data):
     assert group["lr"] == 1e-3 and len(group["params"]) == len(list(model.parameters()))
 
 
+def test_with_no_hidden_edges_all_carry_messages_and_all_are_asked_for(tiny_data, monkeypatch):
+    calls = []
+    original = training.RegNet.forward
+
+    def forward(self, x, edge_index, scored, features=None):
+        calls.append((pairs(edge_index), pairs(scored), features))
+        return original(self, x, edge_index, scored, features)
+
+    monkeypatch.setattr(training.RegNet, "forward", forward)
+    result = pretrain(tiny_data, max_epochs=2, **training.PLAIN)
+    known = pairs(result.split.train_edges)
+    for messages, scored, features in calls[:4:2]:  # training steps; between them is validation
+        assert messages == known and known < scored and features is None
+    assert result.model.structure is None
+
+
+def test_the_untrained_model_is_the_one_that_training_starts_from(tiny_data, monkeypatch):
+    """Adam's first step moves no weight by more than its learning rate."""
+    state = torch.random.get_rng_state()
+    start = training.untrained(tiny_data.x, seed=5)
+    assert torch.equal(torch.random.get_rng_state(), state) and not start.training
+    after = pretrain(tiny_data, seed=5, max_epochs=1, **training.PLAIN).model
+    pairs_of_weights = list(zip(after.parameters(), start.parameters(), strict=True))
+    assert all((a - b).abs().max() < 1.001e-3 for a, b in pairs_of_weights)
+    assert any(not torch.equal(a, b) for a, b in pairs_of_weights)
+    assert next(training.untrained(tiny_data.x.float()).parameters()).dtype == torch.float32
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0, float("nan")])
+def test_a_share_of_hidden_edges_that_leaves_none_is_refused(tiny_data, share):
+    with pytest.raises(ValueError, match="hidden_share must be at least 0 and below 1"):
+        pretrain(tiny_data, hidden_share=share)
+
+
+def test_the_structural_term_starts_as_the_logistic_regression(tiny_data):
+    """The regression is a stationary point of its own penalised loss, and the untrained model adds it to its score."""
+    split = split_edges(tiny_data.edge_index, 40)
+    model = training.RegNet(12, structural=True).double().eval()
+    EdgePrediction(model, tiny_data.x, split)
+    scored = torch.cat([split.train_edges, split.train_non_edges], dim=1)
+    features = pair_features(split.train_edges, 40, scored)
+    weight, bias = model.structure.weight[0].detach().requires_grad_(), model.structure.bias.detach().requires_grad_()
+    labels = (torch.arange(scored.size(1)) < split.train_edges.size(1)).double()
+    balance = scored.size(1) / 2 / torch.where(labels > 0, labels.sum(), (1 - labels).sum())
+    loss = torch.nn.functional.binary_cross_entropy_with_logits(features @ weight + bias, labels, balance, reduction="sum")
+    gradients = torch.autograd.grad(loss + weight.square().sum() / 2, (weight, bias))
+    assert all(gradient.abs().max() < 1e-6 for gradient in gradients)
+    with torch.no_grad():
+        with_term = model(tiny_data.x, split.train_edges, scored).logits
+        model.structure = None
+        without = model(tiny_data.x, split.train_edges, scored).logits
+    torch.testing.assert_close(with_term - without, (features @ weight + bias).detach(), rtol=1e-9, atol=1e-9)
+
+
 def test_the_epoch_with_the_best_validation_score_is_returned(trained):
     data, result, scores = trained
     assert len(scores) == 80
@@ -321,6 +375,15 @@ def test_the_degree_baseline_by_hand():
     )  # fmt: skip
     metrics = evaluate(training.RegNet(4).eval(), torch.randn(6, 4), split)
     assert metrics["auroc_degree"] == metrics["auprc_degree"] == 1.0
+
+
+def test_the_structural_baseline_sees_reverse_edges():
+    """Every edge of this graph is known both ways: where one of the two is hidden, the other gives it away."""
+    generator = torch.Generator().manual_seed(0)
+    one_way = torch.rand(40, 40, generator=generator).triu(1) > 0.8
+    edge_index = (one_way | one_way.T).nonzero().T
+    metrics = evaluate(training.RegNet(3).eval(), torch.randn(40, 3, generator=generator), split_edges(edge_index, 40))
+    assert metrics["auprc_structure"] > 0.6 > 0.4 > metrics["auprc_degree"]
 
 
 def test_constant_genes_correlate_with_nothing(tiny_data):

@@ -39,15 +39,7 @@ def build(source: Path) -> bool:
     notebook = jupytext.read(source)
     before = target.read_text(encoding="utf-8") if target.exists() else None
     name_cells(notebook)
-    client = NotebookClient(
-        notebook,
-        timeout=600,
-        kernel_name="python3",
-        record_timing=False,
-        coalesce_streams=True,  # else the split of printed text depends on timing
-        resources={"metadata": {"path": str(BOOK)}},
-    )
-    client.execute()
+    execute(notebook)
     notebook.metadata = {"kernelspec": KERNEL, "language_info": {"name": "python"}}
     nbformat.validate(notebook)
     if before is not None:
@@ -61,6 +53,19 @@ def build(source: Path) -> bool:
     unfinished.write_text(text, encoding="utf-8")
     unfinished.replace(target)
     return True
+
+
+def execute(notebook: nbformat.NotebookNode) -> None:
+    """Run all cells where the chapters lie; the first that fails raises."""
+    client = NotebookClient(
+        notebook,
+        timeout=600,
+        kernel_name="python3",
+        record_timing=False,
+        coalesce_streams=True,  # else the split of printed text depends on timing
+        resources={"metadata": {"path": str(BOOK)}},
+    )
+    client.execute()
 
 
 def save_key_figure(notebook: nbformat.NotebookNode) -> None:
