@@ -21,9 +21,10 @@ def secant_weight(layer: Layer, x: Tensor, m: Tensor) -> Tensor:
         {\lVert g(x_i, m_i) - g(m_i, m_i) \rVert_2 + \lVert g(x_i, x_i) - g(x_i, m_i) \rVert_2}
 
     It equals :math:`w_i` for every rule :math:`g(x, m) = Q\,(m + w(\lVert x - m \rVert)\,(x - m))` with :math:`0 \le w
-    \le 1` and :math:`Q\delta_i \ne 0`, whether :math:`w` is constant or adapts to :math:`\delta`, and it equals
-    :math:`w_i^{\mathrm{eff}}` where the layer is affine. For other layers :math:`g(m, m)` and :math:`g(x, x)` may be
-    asked of the layer where it was never trained.
+    \le 1` and :math:`Q\delta_i \ne 0` that has a value at :math:`x = m`, whether :math:`w` is constant or adapts to
+    :math:`\delta`, and it equals :math:`w_i^{\mathrm{eff}}` where the layer is affine. For other layers :math:`g(m, m)`
+    and :math:`g(x, x)` may be asked of the layer where it was never trained. Where :math:`\delta` is short beside
+    :math:`x` the differences lose digits; the effective weight does not.
 
     Args:
         layer: ``g(x, m)``, see :func:`regnet.sensitivities`; a module in training mode is evaluated in evaluation mode
@@ -32,8 +33,9 @@ def secant_weight(layer: Layer, x: Tensor, m: Tensor) -> Tensor:
         m: neighbour means, same shape.
 
     Returns:
-        Shape (genes,), in [0, 1]; NaN where undefined (:math:`x_i = m_i`, or no answer either way). A gene without
-        regulators has ``m = 0`` by convention, which this function cannot see.
+        Shape (genes,), in [0, 1]; NaN where undefined (:math:`x_i = m_i`, no answer either way, or a layer that is itself
+        NaN or infinite at one of the three points). A gene without regulators has ``m = 0`` by convention, which this
+        function cannot see.
 
     Raises:
         TypeError, ValueError: shapes or dtypes differ, entries are not finite, or the layer is no function
