@@ -129,8 +129,9 @@ def _scatter_with_trend(table: pd.DataFrame, column: str, label: str, ax: Axes |
                 label=f"{name} ({group.sum()})",
                 zorder=2 + is_tf,
             )
-        if at.nunique() > 3:  # a spline of four parameters
-            grid, middle, low, high = _trend(at.to_numpy(), drawn["w_eff"].to_numpy())
+        inside = at.between(*at.quantile([0.01, 0.99]))  # one far gene must not bend the end of the trend
+        if at[inside].nunique() > 3:  # a spline of four parameters
+            grid, middle, low, high = _trend(at[inside].to_numpy(), drawn.loc[inside, "w_eff"].to_numpy())
             grid = np.exp(grid) if log else grid
             ax.fill_between(grid, low, high, color=COLORS["trend"], alpha=0.18, linewidth=0, zorder=4)
             ax.plot(grid, middle, color=COLORS["trend"], label="trend, 95 % band", zorder=5)

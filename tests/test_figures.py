@@ -121,6 +121,16 @@ def test_the_trend_follows_a_line_and_its_band_holds_the_line():
     assert np.abs(y - (0.2 + 0.15 * x)).max() < 5 * 0.02 * np.sqrt(16 / 200)
 
 
+def test_one_far_gene_does_not_bend_the_trend():
+    expression = np.linspace(0, 1, 300)
+    rows = pd.DataFrame({"gene": range(300), "in_degree": 1, "mean_expression": expression, "is_tf": False,
+                         "w_eff": 0.2 + 0.5 * expression})  # fmt: skip
+    rows.loc[299, ["mean_expression", "w_eff"]] = 30.0, 0.0
+    x, y = trend_line(figures.shrinkage_vs_expr(rows))
+    assert x.max() < 1
+    np.testing.assert_allclose(y, 0.2 + 0.5 * x, atol=1e-6)
+
+
 def test_the_trend_against_degree_is_fitted_on_the_logarithm():
     degree = np.repeat([1, 2, 4, 8, 16, 32], 20)
     axes = figures.shrinkage_vs_degree(table(degree, 0.1 + 0.1 * np.log2(degree)))
