@@ -29,8 +29,9 @@ def recover_counts(x: Tensor) -> Counts:
 
     .. math:: c_{is} = \mathrm{round}\Bigl(\frac{e^{x_{is}} - 1}{u_s}\Bigr), \quad u_s = \min_{i:\,x_{is} > 0} e^{x_{is}} - 1
 
-    The smallest positive entry of a cell is taken for one molecule. In a cell whose smallest count is two, all counts
-    come out halved, which shows unless they are all even.
+    The smallest positive entry of a cell is taken for one molecule. In a cell whose smallest count is :math:`k > 1` all
+    counts come out divided by *k* and rounded, which is noticed only where a quotient is further than a quarter from a
+    whole number: 2 and 4, or 5, 6 and 11, pass unnoticed.
 
     Args:
         x: :math:`\log(1 + \text{normalised counts})`, shape (genes, cells), natural logarithm.
@@ -39,8 +40,9 @@ def recover_counts(x: Tensor) -> Counts:
         :class:`regnet.counts.Counts`.
 
     Raises:
-        TypeError, ValueError: see :func:`regnet.graph.check_expression`; an entry is negative; or some entry is further
-            than a quarter from a whole number of molecules, so that ``x`` is not of this form.
+        TypeError, ValueError: see :func:`regnet.graph.check_expression`; there is no gene; an entry is negative; or some
+            entry is further than a quarter from a whole number of molecules, or too large for one to be told from the next
+            in the precision of ``x``: it is not of this form.
 
     References:
         Chapter 13 of the book.
@@ -55,18 +57,21 @@ def recover_counts(x: Tensor) -> Counts:
         raise ValueError(
             f"x must be log1p of counts, hence not negative; got {x[gene, cell].item()} at gene {gene}, cell {cell}"
         )
+    if x.size(0) == 0:
+        raise ValueError("recover_counts needs at least one gene; got x with 0 genes")
     normalised = x.expm1()
     per_count = normalised.where(x > 0, torch.inf).amin(dim=0)
     molecules = normalised / per_count
     counts = molecules.round()
-    far = (molecules - counts).abs() > 0.25
+    countable = molecules < 0.25 / torch.finfo(x.dtype).eps  # beyond that neighbouring whole numbers look the same
+    far = (x > 0) & ~(((molecules - counts).abs() <= 0.25) & countable)
     if far.any():
         gene, cell = far.nonzero()[0].tolist()
         raise ValueError(
             f"x is not log1p of counts times one factor a cell: gene {gene} of cell {cell} would be "
             f"{molecules[gene, cell].item():.3g} molecules ({int(far.sum())} entries in all are no whole number)"
         )
-    return Counts(counts.long(), per_count)
+    return Counts(counts.nan_to_num().long(), per_count)
 
 
 def split_counts(counts: Tensor, fraction: float = 0.5, *, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -78,7 +83,7 @@ def split_counts(counts: Tensor, fraction: float = 0.5, *, seed: int = 0) -> tup
     :math:`f\mu_{is}` and :math:`(1-f)\mu_{is}`; counts that vary more than Poisson leave parts that correlate.
 
     Args:
-        counts: whole numbers of molecules, any shape, any dtype.
+        counts: whole numbers of molecules, any shape, any integer or floating dtype.
         fraction: :math:`f`, the share of the first part, between 0 and 1.
         seed: of the coin.
 
@@ -86,8 +91,8 @@ def split_counts(counts: Tensor, fraction: float = 0.5, *, seed: int = 0) -> tup
         The two parts, shape and dtype of ``counts``; they add up to it.
 
     Raises:
-        TypeError: not a tensor.
-        ValueError: a count is negative, not whole, NaN or infinite; or ``fraction`` is not inside (0, 1).
+        TypeError: not a tensor of numbers.
+        ValueError: a count is negative, not whole, NaN, infinite or above 2**53; or ``fraction`` is not inside (0, 1).
 
     References:
         Neufeld et al. (2024); chapter 13 of the book.
@@ -96,15 +101,17 @@ def split_counts(counts: Tensor, fraction: float = 0.5, *, seed: int = 0) -> tup
     >>> first + second
     tensor([[  4,   0, 100]])
     """
-    if not isinstance(counts, Tensor):
-        raise TypeError(f"counts must be a torch.Tensor of whole numbers; got {type(counts).__name__}")
+    if not isinstance(counts, Tensor) or counts.dtype == torch.bool or counts.is_complex():
+        got = f"a tensor of {counts.dtype}" if isinstance(counts, Tensor) else type(counts).__name__
+        raise TypeError(f"counts must be a torch.Tensor of whole numbers; got {got}")
+    counts = counts.detach()
     if not 0 < fraction < 1:
         raise ValueError(f"fraction must lie between 0 and 1; got {fraction}")
     whole = counts.double()
-    bad = ~((whole >= 0) & (whole == whole.round()) & whole.isfinite())
+    bad = ~((whole >= 0) & (whole == whole.round()) & (whole <= 2**53))  # the last whole number that float64 counts to
     if bad.any():
         raise ValueError(
-            f"counts must be whole numbers of molecules, 0 or more; got {counts[bad][0].item()} ({int(bad.sum())} such "
+            f"counts must be whole numbers of molecules from 0 to 2**53; got {counts[bad][0].item()} ({int(bad.sum())} such "
             "entries in all); log-normalised expression goes through recover_counts first"
         )
     first = np.random.default_rng(seed).binomial(counts.cpu().long().numpy(), fraction)

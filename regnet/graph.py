@@ -64,12 +64,13 @@ def check_pair(x: Tensor, m: Tensor) -> None:
         raise TypeError(f"x and m must have one dtype; got x {x.dtype} and m {m.dtype}")
 
 
-def check_edge_index(edge_index: Tensor, num_genes: int) -> None:
+def check_edge_index(edge_index: Tensor, num_genes: int, name: str = "edge_index") -> None:
     """Raise unless ``edge_index`` is a non-empty integer matrix (2, edges) of genes that exist.
 
     Args:
         edge_index: regulator in row 0, target in row 1, as in PyTorch Geometric.
         num_genes: how many genes there are.
+        name: what the message calls it.
 
     Raises:
         TypeError: not an integer tensor.
@@ -82,13 +83,13 @@ def check_edge_index(edge_index: Tensor, num_genes: int) -> None:
     """
     if not isinstance(edge_index, Tensor) or edge_index.dtype not in (torch.int32, torch.int64):
         got = f"a tensor of {edge_index.dtype}" if isinstance(edge_index, Tensor) else type(edge_index).__name__
-        raise TypeError(f"edge_index must be an integer torch.Tensor (2, edges); got {got}")
+        raise TypeError(f"{name} must be an integer torch.Tensor (2, edges); got {got}")
     if edge_index.dim() != 2 or edge_index.size(0) != 2:
         raise ValueError(
-            f"edge_index must be (2, edges), regulators in row 0 and targets in row 1; got shape {tuple(edge_index.shape)}"
+            f"{name} must be (2, edges), regulators in row 0 and targets in row 1; got shape {tuple(edge_index.shape)}"
         )
     if edge_index.size(1) == 0:
-        raise ValueError("edge_index is empty: no gene has a regulator, so there is nothing to shrink toward")
+        raise ValueError(f"{name} is empty: no gene has a regulator, so there is nothing to shrink toward")
     outside = ((edge_index < 0) | (edge_index >= num_genes)).any(dim=0)
     if outside.any():
         edge = int(outside.nonzero()[0])

@@ -24,7 +24,8 @@ def secant_weight(layer: Layer, x: Tensor, m: Tensor) -> Tensor:
     \le 1` and :math:`Q\delta_i \ne 0` that has a value at :math:`x = m`, whether :math:`w` is constant or adapts to
     :math:`\delta`, and it equals :math:`w_i^{\mathrm{eff}}` where the layer is affine. For other layers :math:`g(m, m)`
     and :math:`g(x, x)` may be asked of the layer where it was never trained. Where :math:`\delta` is short beside
-    :math:`x` the differences lose digits; the effective weight does not.
+    :math:`x` the differences lose about :math:`\log_{10}(\lVert x_i \rVert / \lVert \delta_i \rVert)` digits; the
+    effective weight does not.
 
     Args:
         layer: ``g(x, m)``, see :func:`regnet.sensitivities`; a module in training mode is evaluated in evaluation mode
@@ -54,6 +55,7 @@ def secant_weight(layer: Layer, x: Tensor, m: Tensor) -> Tensor:
     _, undefined = direction(x, m)
     with torch.no_grad(), evaluation_mode(layer):
         g = as_function(layer)
-        here = g(x, m)
-        check_rows(here, x)
-        return norms(here - g(m, m), g(x, x) - here, undefined).weight
+        at_prior, here, at_data = g(m, m), g(x, m), g(x, x)
+        for out in (at_prior, here, at_data):
+            check_rows(out, x)
+        return norms(here - at_prior, at_data - here, undefined).weight

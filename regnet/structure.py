@@ -36,7 +36,7 @@ def pair_features(edge_index: Tensor, num_genes: int, pairs: Tensor) -> Tensor:
         Shape (pairs, 5), float64.
 
     Raises:
-        TypeError, ValueError: see :func:`regnet.graph.check_edge_index`.
+        TypeError, ValueError: see :func:`regnet.graph.check_edge_index`, for the graph and for the pairs.
 
     References:
         Chapter 12 of the book; Kovács et al. (2019) for paths of length three.
@@ -46,6 +46,7 @@ def pair_features(edge_index: Tensor, num_genes: int, pairs: Tensor) -> Tensor:
     tensor([[2, 2, 2, 1, 2]], dtype=torch.int32)
     """
     check_edge_index(edge_index, num_genes)
+    check_edge_index(pairs, num_genes, "pairs")
     regulators, row = edge_index[0].unique(return_inverse=True)
     known = torch.zeros(len(regulators), num_genes, dtype=torch.float64, device=edge_index.device)
     known[row, edge_index[1].long()] = 1

@@ -55,6 +55,25 @@ def test_expression_that_is_no_logarithm_of_counts_is_refused(normal):
         recover_counts(torch.tensor([[math.nan]]))
 
 
+@pytest.mark.parametrize(
+    "x",
+    [
+        torch.tensor([[800.0], [1.0]], dtype=torch.float64),  # expm1 overflows
+        torch.tensor([[1e-7], [80.0]]),  # more molecules than float32 can count
+        torch.tensor([[1e-30], [5.0]], dtype=torch.float64),
+        torch.log1p(0.3 * torch.tensor([[1.0], [2_000_000.0], [2_000_001.0]], dtype=torch.float64)).float() * 3,
+    ],
+)
+def test_counts_that_the_precision_cannot_tell_apart_are_refused(x):
+    with pytest.raises(ValueError, match="molecules"):
+        recover_counts(x)
+
+
+def test_no_gene_at_all_is_refused():
+    with pytest.raises(ValueError, match="at least one gene"):
+        recover_counts(torch.zeros(0, 3))
+
+
 def test_the_blood_cells_hold_whole_counts():
     x = load_dataset("pbmc68k", dtype=torch.float64).x
     counts, per_count = recover_counts(x)
@@ -114,6 +133,7 @@ def test_a_seed_gives_one_split():
         (torch.tensor([1]), 0.0, "fraction"),
         (torch.tensor([1]), 1.0, "fraction"),
         (torch.tensor([1]), math.nan, "fraction"),
+        (torch.tensor([1e19], dtype=torch.float64), 0.5, r"got 1e\+19"),
     ],
 )
 def test_what_cannot_be_split_is_refused(counts, fraction, message):
@@ -121,9 +141,18 @@ def test_what_cannot_be_split_is_refused(counts, fraction, message):
         split_counts(counts, fraction)
 
 
-def test_a_list_is_no_tensor():
-    with pytest.raises(TypeError, match="got list"):
-        split_counts([1, 2])
+@pytest.mark.parametrize(
+    ("counts", "got"),
+    [([1, 2], "list"), (torch.tensor([True]), "torch.bool"), (torch.tensor([1j]), "torch.complex64")],
+)
+def test_what_is_no_number_is_refused(counts, got):
+    with pytest.raises(TypeError, match=f"got .*{got}"):
+        split_counts(counts)
+
+
+def test_the_parts_carry_no_gradient():
+    parts = split_counts(torch.tensor([3.0], requires_grad=True))
+    assert not any(part.requires_grad for part in parts)
 
 
 # noise_variance
