@@ -1,11 +1,11 @@
 """Train RegNet on every benchmark network and record what chapter 12 reports.
 
     python experiments/benchmark_networks.py            all networks, seeds and recipes; about an hour on two cores
-    python experiments/benchmark_networks.py --networks mdc-specific
+    python experiments/benchmark_networks.py --networks mdc-specific      only train these, and write no result
 
 Writes book/results/benchmark_networks.json: its provenance, one record for each training, and for every network and base
-seed the trends with intervals. What is done is kept under _build/benchmark_networks, by version of the package: a run that
-was stopped goes on where it stopped. The package must be committed first: the result names the commit it came from.
+seed the trends with intervals. What is done is kept under _build/benchmark_networks, by version of the package and of this
+script: a run that was stopped goes on where it stopped. Commit both first: the result names the commit it came from.
 """
 
 from __future__ import annotations
@@ -47,26 +47,29 @@ NUM_SEEDS = 5
 # The training of this package, which starts from the structure, and the plain one, which starts from nothing.
 RECIPES = {"full": {"max_epochs": 60}, "plain": {"max_epochs": 100, **PLAIN}}
 RUNS = [("full", 0), ("full", 1000), ("plain", 0)]  # recipe and base seed
+SUMMARIES = [("full", (0,)), ("full", (1000,)), ("full", (0, 1000)), ("plain", (0,))]  # recipe and base seeds, pooled
+COLUMNS = ["w_eff", "in_degree", "mean_expression", "is_tf"]
 TRENDS = ("in_degree", "in_degree_given_expression", "expression", "expression_given_in_degree", "tf")
 CONDITIONS = ("trained", "untrained", "rewired")
 
 
 def trends(table: pd.DataFrame) -> dict[str, float]:
     """Spearman correlations of the effective weight with the note's variables, and the difference of medians for TFs."""
-    table = table.dropna(subset="w_eff")
-    ranks = table[["w_eff", "in_degree", "mean_expression"]].rank()
-    if len(table) < 4 or (ranks.nunique() == 1).any():
-        return dict.fromkeys(TRENDS, float("nan"))
-    r = np.corrcoef(ranks.to_numpy(), rowvar=False)
-    is_tf, weight = table["is_tf"].to_numpy(bool), table["w_eff"].to_numpy()
-    difference = np.median(weight[is_tf]) - np.median(weight[~is_tf]) if 0 < is_tf.sum() < len(is_tf) else float("nan")
-    return {
-        "in_degree": r[0, 1],
-        "in_degree_given_expression": _partial(r[0, 1], r[0, 2], r[1, 2]),
-        "expression": r[0, 2],
-        "expression_given_in_degree": _partial(r[0, 2], r[0, 1], r[1, 2]),
-        "tf": float(difference),
-    }
+    return dict(zip(TRENDS, _trends(table[COLUMNS].to_numpy(float).T), strict=True))
+
+
+def _trends(columns: np.ndarray) -> list[float]:
+    """The values of :func:`trends` from the rows weight, in-degree, mean expression, is_tf."""
+    columns = columns[:, ~np.isnan(columns[0])]
+    weight, is_tf = columns[0], columns[3] > 0
+    r = np.corrcoef(stats.rankdata(columns[:3], axis=1))
+    return [
+        r[0, 1],
+        _partial(r[0, 1], r[0, 2], r[1, 2]),
+        r[0, 2],
+        _partial(r[0, 2], r[0, 1], r[1, 2]),
+        np.median(weight[is_tf]) - np.median(weight[~is_tf]),
+    ]
 
 
 def _partial(r_ab: float, r_ac: float, r_bc: float) -> float:
@@ -111,10 +114,11 @@ def intervals(tables: list[dict[str, pd.DataFrame]], resamples: int = 1000) -> d
     """
     rng = np.random.default_rng(0)
     num_genes, num_seeds = len(tables[0]["trained"]), len(tables)
+    columns = [[of_seed[condition][COLUMNS].to_numpy(float).T for condition in CONDITIONS] for of_seed in tables]
 
     def contrasts(genes: np.ndarray) -> np.ndarray:
         measured = np.array(
-            [[list(trends(of_seed[condition].iloc[genes]).values()) for condition in CONDITIONS] for of_seed in tables]
+            [[_trends(part[:, genes]) for part in of_seed] for of_seed in columns]
         )  # seeds x conditions x trends
         return np.concatenate([measured, measured[:, :1] - measured[:, 1:]], axis=1)
 
@@ -183,13 +187,13 @@ def finished(scratch: Path, network: str, seed: int, recipe: str) -> dict:
     return json.loads(record_file.read_text(encoding="utf-8"))
 
 
-def network_intervals(scratch: Path, network: str, base_seed: int, recipe: str) -> dict:
+def network_intervals(scratch: Path, network: str, recipe: str, base_seeds: tuple[int, ...]) -> dict:
     """:func:`intervals` of one network from the stored tables of its seeds."""
     tables = []
-    for seed in range(base_seed, base_seed + NUM_SEEDS):
+    for seed in (base_seed + k for base_seed in base_seeds for k in range(NUM_SEEDS)):
         table = pd.read_csv(scratch / recipe / network / f"{seed}.csv.gz")
         tables.append({condition: part.reset_index(drop=True) for condition, part in table.groupby("condition")})
-    return {"network": network, "base_seed": base_seed, "recipe": recipe, "trends": intervals(tables)}
+    return {"network": network, "base_seeds": list(base_seeds), "recipe": recipe, "trends": intervals(tables)}
 
 
 def provenance(networks: list[str]) -> dict:
@@ -223,14 +227,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=NETWORKS)
     parser.add_argument("--processes", type=int, default=os.cpu_count())
-    parser.add_argument("--only-train", action="store_true", help="fill the scratch folder, write no result")
     arguments = parser.parse_args()
     changed = git("status", "--porcelain", "--", "regnet", "experiments")
     if changed:
         print(f"commit these first, so that the result can name its commit:\n{changed}", file=sys.stderr)
         return 1
     origin = provenance(arguments.networks)
-    scratch = ROOT / "_build/benchmark_networks" / git("rev-parse", "--short", "HEAD:regnet")
+    versions = [git("rev-parse", "--short", f"HEAD:{folder}") for folder in ("regnet", "experiments")]
+    scratch = ROOT / "_build/benchmark_networks" / "-".join(versions)
     jobs = [
         (network, base_seed + k, recipe)
         for recipe, base_seed in RUNS
@@ -242,9 +246,10 @@ def main() -> int:
         for done, future in enumerate(as_completed(running), start=1):
             record = future.result()
             print(f"{done}/{len(jobs)} {record['network']} seed {record['seed']}, {record['recipe']}", flush=True)
-        if arguments.only_train:
+        if arguments.networks != NETWORKS:
+            print("trained, but nothing written: the result file holds all networks")
             return 0
-        groups = [(scratch, network, base, recipe) for recipe, base in RUNS for network in arguments.networks]
+        groups = [(scratch, network, recipe, bases) for recipe, bases in SUMMARIES for network in arguments.networks]
         networks = list(pool.map(describe, arguments.networks))
         summaries = list(pool.map(network_intervals, *zip(*groups, strict=True)))
     result = {

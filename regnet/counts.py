@@ -1,7 +1,7 @@
 r"""Molecule counts behind log-normalised expression, and their split into two independent halves.
 
-:func:`recover_counts` undoes :math:`x_{is} = \log(1 + u_s c_{is})`, the usual normalisation of a cell to a common total;
-:func:`split_counts` deals the molecules to two data sets whose noise is independent.
+:func:`regnet.recover_counts` undoes :math:`x_{is} = \log(1 + u_s c_{is})`, the usual normalisation of a cell to a common
+total; :func:`regnet.split_counts` deals the molecules to two data sets whose noise is independent.
 """
 
 from __future__ import annotations

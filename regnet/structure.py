@@ -22,10 +22,10 @@ def pair_features(edge_index: Tensor, num_genes: int, pairs: Tensor) -> Tensor:
     .. math:: \Bigl[\log(1 + d_i^{out}),\ \log(1 + d_j^{in}),\ \log(1 + d_i^{out})\log(1 + d_j^{in}),\ A_{ji},\
         \log\bigl(1 + (A A^\top A)_{ij}\bigr)\Bigr]
 
-    out-degree of the regulator, in-degree of the target, their product, whether the reverse edge is known, and the number
-    of paths :math:`i \to k \leftarrow r \to j` (regulators that share targets with *i* and regulate *j*). Where the pair is
-    itself an edge of the graph, everything is counted as if it were not: so a training edge looks as it would if it were
-    hidden.
+    out-degree of the regulator, in-degree of the target, the product of these two logarithms, whether the reverse edge is
+    known, and the number of paths :math:`i \to k \leftarrow r \to j` (regulators that share targets with *i* and regulate
+    *j*). Where the pair is itself an edge of the graph, everything is counted as if it were not: so a training edge looks
+    as it would if it were hidden.
 
     Args:
         edge_index: the known graph, regulator -> target, shape (2, edges); repeated edges count once.

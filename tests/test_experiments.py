@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 ROOT = Path(__file__).parents[1]
 RESULT = json.loads((ROOT / "book/results/benchmark_networks.json").read_text(encoding="utf-8"))
@@ -47,8 +48,25 @@ def test_every_training_is_there_once(sweep):
         for network in sweep.NETWORKS
         for k in range(sweep.NUM_SEEDS)
     )
-    summaries = sorted((s["recipe"], s["network"], s["base_seed"]) for s in RESULT["intervals"])
-    assert summaries == sorted((recipe, network, base) for recipe, base in sweep.RUNS for network in sweep.NETWORKS)
+    summaries = sorted((s["recipe"], s["network"], tuple(s["base_seeds"])) for s in RESULT["intervals"])
+    assert summaries == sorted((recipe, network, bases) for recipe, bases in sweep.SUMMARIES for network in sweep.NETWORKS)
+
+
+def test_the_middle_of_an_interval_is_the_mean_of_its_trainings(sweep):
+    for summary in RESULT["intervals"]:
+        seeds = [base + k for base in summary["base_seeds"] for k in range(sweep.NUM_SEEDS)]
+        own = [
+            t["trends"]
+            for t in RESULT["trainings"]
+            if (t["network"], t["recipe"]) == (summary["network"], summary["recipe"]) and t["seed"] in seeds
+        ]
+        assert len(own) == len(seeds)
+        for trend, parts in summary["trends"].items():
+            assert parts["trained"]["estimate"] == pytest.approx(
+                np.mean([t["trained"][trend] for t in own]), rel=1e-4, abs=1e-6
+            )
+            differences = [t["trained"][trend] - t["rewired"][trend] for t in own]
+            assert parts["minus_rewired"]["estimate"] == pytest.approx(np.mean(differences), rel=1e-4, abs=1e-6)
 
 
 def close(found, stored, rel=1e-4):
@@ -105,9 +123,16 @@ def test_intervals_cover_genes_and_seeds(sweep, tables):
     assert half_width > 1.96 * 0.8 * math.sqrt(1 / 299 / 3)
 
 
-def test_trends_are_those_of_scipy(sweep, tables):
-    from scipy import stats
+def test_an_interval_is_wider_where_the_seeds_differ(sweep, tables):
+    for k, of_seed in enumerate(tables):  # a trend that falls, is absent, and rises
+        of_seed["trained"]["w_eff"] += (k - 1) * of_seed["trained"]["mean_expression"]
+    part = sweep.intervals(tables, resamples=100)["expression"]["trained"]
+    measured = [sweep.trends(of_seed["trained"])["expression"] for of_seed in tables]
+    over_seeds = stats.t.ppf(0.975, 2) * np.std(measured, ddof=1) / math.sqrt(3)
+    assert (part["high"] - part["low"]) / 2 > 0.9 * over_seeds
 
+
+def test_trends_are_those_of_scipy(sweep, tables):
     table = tables[0]["trained"]
     table.loc[:20, "w_eff"] = math.nan
     found, kept = sweep.trends(table), table.dropna()
