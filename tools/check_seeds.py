@@ -23,17 +23,20 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("base_seed", nargs="?", type=int, default=1000)
     base_seed = parser.parse_args().base_seed
-    failed = []
+    checked, failed = [], []
     for source in sources():
         text = source.read_text(encoding="utf-8")
         if LINE not in text:
             continue
+        checked.append(source.stem)
         try:
             execute(jupytext.reads(text.replace(LINE, f"\nBASE_SEED = {base_seed}\n"), fmt="myst"))
         except CellExecutionError as error:
             failed.append(source.stem)
             print(error, file=sys.stderr)
         print(f"{'FAILED' if source.stem in failed else 'holds '} {source.stem} with base seed {base_seed}", flush=True)
+    if not checked:
+        sys.exit("no chapter has the line BASE_SEED = 0")
     return len(failed)
 
 
