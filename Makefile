@@ -6,7 +6,7 @@ PACKAGE := $(wildcard regnet/*.py regnet/*.txt)
 DOWNLOADED := book/11_published_checkpoint.ipynb
 CHAPTERS := $(filter-out $(if $(REGNET_DATA_DIR),,$(DOWNLOADED)),$(wildcard book/*.ipynb))
 
-.PHONY: book test nbval seeds notebooks lint clean
+.PHONY: book test nbval seeds notebooks bench lint clean
 
 book: _build/.package  ## execute the chapters and write _build/html/index.html
 	$(BIN)/jupyter-book build . -W -n --keep-going
@@ -23,6 +23,9 @@ seeds: .venv/installed  ## the chapters that draw random numbers once more, with
 
 notebooks: .venv/installed  ## book/*.md -> executed book/*.ipynb
 	$(BIN)/python tools/build_notebooks.py
+
+bench: .venv/installed  ## speed and memory as ratios measured in one run -> the table of chapter 16; a quarter of an hour, alone
+	$(BIN)/python benchmarks/run.py
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -13,26 +13,25 @@ Beyond the note: :func:`secant_weight`, and :func:`noise_variance` from the halv
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from regnet.bayes import james_stein_weight, noise_variance, posterior_mean, posterior_weight, prior_variance
-from regnet.counts import recover_counts, split_counts
-from regnet.graph import in_degree, neighbor_mean
-from regnet.model import RegNet
-from regnet.secant import secant_weight
-from regnet.shrinkage import (
-    KinkDistance,
-    LocalAffine,
-    Sensitivities,
-    effective_weight,
-    effective_weight_on_graph,
-    kink_distance,
-    local_affine,
-    sensitivities,
-    sensitivities_on_graph,
-)
-
 if TYPE_CHECKING:
-    from regnet.datasets import dataset_names, load_dataset, make_dataset
+    from regnet.bayes import james_stein_weight, noise_variance, posterior_mean, posterior_weight, prior_variance
+    from regnet.counts import recover_counts, split_counts
+    from regnet.datasets import load_dataset, make_dataset
+    from regnet.engine import effective_weight_on_graph, sensitivities_on_graph
+    from regnet.graph import in_degree, neighbor_mean
+    from regnet.model import RegNet
+    from regnet.registry import dataset_names
     from regnet.report import shrinkage_table
+    from regnet.secant import secant_weight
+    from regnet.shrinkage import (
+        KinkDistance,
+        LocalAffine,
+        Sensitivities,
+        effective_weight,
+        kink_distance,
+        local_affine,
+        sensitivities,
+    )
     from regnet.training import Pretrained, pretrain
 
 __all__ = [
@@ -64,18 +63,40 @@ __all__ = [
     "split_counts",
 ]
 
-# Data sets, training and figures pull in pandas, Lightning and matplotlib: imported at first use.
-_LAZY = {
+# Imported at first use: PyTorch alone takes seconds, and `regnet datasets` needs none of it.
+_MODULES = {
+    "KinkDistance": "shrinkage",
+    "LocalAffine": "shrinkage",
     "Pretrained": "training",
-    "dataset_names": "datasets",
+    "RegNet": "model",
+    "Sensitivities": "shrinkage",
+    "dataset_names": "registry",
+    "effective_weight": "shrinkage",
+    "effective_weight_on_graph": "engine",
+    "in_degree": "graph",
+    "james_stein_weight": "bayes",
+    "kink_distance": "shrinkage",
     "load_dataset": "datasets",
+    "local_affine": "shrinkage",
     "make_dataset": "datasets",
+    "neighbor_mean": "graph",
+    "noise_variance": "bayes",
+    "posterior_mean": "bayes",
+    "posterior_weight": "bayes",
     "pretrain": "training",
+    "prior_variance": "bayes",
+    "recover_counts": "counts",
+    "secant_weight": "secant",
+    "sensitivities": "shrinkage",
+    "sensitivities_on_graph": "engine",
     "shrinkage_table": "report",
+    "split_counts": "counts",
 }
 
 
 def __getattr__(name: str) -> object:
-    if name in _LAZY:
-        return getattr(import_module(f"regnet.{_LAZY[name]}"), name)
+    if name in _MODULES:
+        return getattr(import_module(f"regnet.{_MODULES[name]}"), name)
+    if name in _MODULES.values():
+        return import_module(f"regnet.{name}")
     raise AttributeError(f"module 'regnet' has no attribute {name!r}")

@@ -6,36 +6,25 @@ A data set is a :class:`torch_geometric.data.Data` with ``x`` (genes x cells), `
 
 from __future__ import annotations
 
-import os
-from collections import Counter
-from collections.abc import Iterable
-from importlib.resources import files
-from pathlib import Path
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import pooch
 import torch
 from torch_geometric.data import Data
 
 from regnet.graph import check_expression
+from regnet.registry import dataset_names as dataset_names
+from regnet.registry import fetch as fetch
+from regnet.registry import networks
 
 # The genes of pbmc68k that the list of human transcription factors names (Lambert et al. 2018).
 PBMC68K_TFS = """
 BBX EGR1 FLI1 FOS GATA2 GATA3 HES1 HES4 HHEX HMGA1 IRF1 IRF7 IRF8 JUNB KLF3 KLF6 LYL1 NFE2 POU2AF1 SOX4 SP100 SP110 SP140
 SPI1 SPIB TSC22D1 ZNF22 ZNF428 ZNF511 ZNF524 ZNF600 ZNF706 ZNF710
 """.split()  # noqa: SIM905
-
-_REGISTRY = files("regnet") / "registry.txt"
-
-
-def dataset_names() -> list[str]:
-    """Names that :func:`load_dataset` takes.
-
-    >>> dataset_names()[:3]
-    ['pbmc68k', 'mesc-lofgof', 'mesc-non-specific']
-    """
-    return ["pbmc68k", *_networks()]
 
 
 def load_dataset(name: str, *, dtype: torch.dtype = torch.float32) -> Data:
@@ -48,7 +37,7 @@ def load_dataset(name: str, *, dtype: torch.dtype = torch.float32) -> Data:
     variable ``REGNET_DATA_DIR`` names.
 
     Args:
-        name: one of :func:`dataset_names`.
+        name: one of :func:`regnet.dataset_names`.
         dtype: floating-point type of ``x``.
 
     Returns:
@@ -70,11 +59,9 @@ def load_dataset(name: str, *, dtype: torch.dtype = torch.float32) -> Data:
         raise ValueError(f"unknown data set {name!r}; known are {', '.join(dataset_names())}")
     if name == "pbmc68k":
         return _load_pbmc68k(dtype)
-    cells, kind = _networks()[name]
-    expression = pd.read_csv(fetch(f"{cells}/expression.csv.gz"), index_col=0)
-    edges = pd.read_csv(fetch(f"{cells}/{kind}/network.csv"))
-    tfs = pd.read_csv(fetch(f"{cells}/{kind}/tfs.csv"))["TF"]
-    return make_dataset(expression, zip(edges["Gene1"], edges["Gene2"], strict=True), tfs, name=name, dtype=dtype)
+    table, edges, tfs = (pd.read_csv(fetch(file)) for file in networks()[name])
+    expression = table.set_index(table.columns[0])
+    return make_dataset(expression, zip(edges["Gene1"], edges["Gene2"], strict=True), tfs["TF"], name=name, dtype=dtype)
 
 
 def make_dataset(
@@ -96,12 +83,12 @@ def make_dataset(
         dtype: floating-point type of ``x``.
 
     Returns:
-        ``Data``, see :func:`load_dataset`. Names are joined ignoring case.
+        ``Data``, see :func:`load_dataset`. Names are joined by :func:`regnet.datasets.match_names`.
 
     Raises:
         TypeError: the expression is not numeric.
         ValueError: a gene is there twice, an entry is not finite, there is no edge, or an edge names a gene that does not
-            exist; the message names it.
+            exist or could be several; the message names it.
 
     >>> expression = pd.DataFrame([[0.0, 1.0], [2.0, 0.5]], index=["SPI1", "LYZ"])
     >>> make_dataset(expression, [("spi1", "lyz")]).edge_index.tolist()
@@ -109,7 +96,6 @@ def make_dataset(
     """
     genes = [str(gene) for gene in expression.index]
     check_gene_names(genes)
-    keys = [gene.upper() for gene in genes]
     try:
         values = expression.to_numpy(dtype=np.float64, copy=True)
     except (TypeError, ValueError) as error:
@@ -117,27 +103,90 @@ def make_dataset(
     x = torch.from_numpy(values).to(dtype)
     check_expression(x, "expression")
 
-    index = {key: row for row, key in enumerate(keys)}
-    pairs = list(dict.fromkeys((str(source).upper(), str(target).upper()) for source, target in edges))
+    pairs = [(str(source), str(target)) for source, target in edges]
     if not pairs:
         raise ValueError("the edge list is empty: give at least one pair (regulator, target)")
-    unknown = list(dict.fromkeys(gene for pair in pairs for gene in pair if gene not in index))
-    if unknown:
+    match = match_names((name for pair in pairs for name in pair), genes)
+    if match.unknown:
         raise ValueError(
-            f"the edges name genes that the expression lacks: {_some(unknown)}; drop these edges or check the names"
+            f"the edges name genes that the expression lacks: {some(match.unknown)}; drop these edges or check the names"
         )
-    edge_index = torch.tensor([[index[source], index[target]] for source, target in pairs]).T.contiguous()
-
+    if match.ambiguous:
+        raise ValueError(
+            f"the edges name {some(match.ambiguous)}, which several genes are called, ignoring case; "
+            "write these names as the expression does"
+        )
+    edge_index = index_edges(pairs, match)
     is_tf = torch.zeros(len(genes), dtype=torch.bool)
-    if tfs is None:
-        is_tf[edge_index[0]] = True
-    else:
-        is_tf[[index[str(tf).upper()] for tf in tfs if str(tf).upper() in index]] = True
+    is_tf[edge_index[0] if tfs is None else list(match_names(tfs, genes).rows.values())] = True
     return Data(x=x, edge_index=edge_index, gene_names=genes, is_tf=is_tf, name=name)
 
 
+class NameMatch(NamedTuple):
+    """What :func:`regnet.datasets.match_names` returns; each name once, in the order it first came."""
+
+    rows: dict[str, int]
+    """Name -> row of the gene it stands for."""
+    folded: list[str]
+    """Names among ``rows`` that match their gene only ignoring case."""
+    unknown: list[str]
+    """Names of no gene."""
+    ambiguous: list[str]
+    """Names that match no gene exactly and several ignoring case."""
+
+
+def match_names(names: Iterable[str], genes: Sequence[str]) -> NameMatch:
+    """Find the genes that names stand for: exactly first, then ignoring case.
+
+    Args:
+        names: as a network or a list of transcription factors spells them.
+        genes: as the expression spells them, without exact duplicates.
+
+    Returns:
+        :class:`regnet.datasets.NameMatch`.
+
+    >>> match_names(["LYZ", "spi1", "CD4", "cd4", "GATA1"], ["Spi1", "LYZ", "Cd4", "cd4"])
+    NameMatch(rows={'LYZ': 1, 'spi1': 0, 'cd4': 3}, folded=['spi1'], unknown=['GATA1'], ambiguous=['CD4'])
+    """
+    exact = {gene: row for row, gene in enumerate(genes)}
+    by_fold: defaultdict[str, list[int]] = defaultdict(list)
+    for row, gene in enumerate(genes):
+        by_fold[gene.casefold()].append(row)
+    match = NameMatch({}, [], [], [])
+    for name in dict.fromkeys(map(str, names)):
+        alike = by_fold.get(name.casefold(), [])
+        if name in exact:
+            match.rows[name] = exact[name]
+        elif len(alike) == 1:
+            match.rows[name] = alike[0]
+            match.folded.append(name)
+        else:
+            (match.ambiguous if alike else match.unknown).append(name)
+    return match
+
+
+def index_edges(pairs: Iterable[tuple[str, str]], match: NameMatch) -> torch.Tensor:
+    """Edges between rows from pairs of names; a repeated edge counts once, and one whose names do not match not at all.
+
+    Args:
+        pairs: (regulator, target).
+        match: of their names.
+
+    Returns:
+        ``edge_index``, shape (2, edges), in the order the edges first came.
+
+    >>> match = match_names(["spi1", "SPI1", "LYZ"], genes=["Spi1", "LYZ"])
+    >>> index_edges([("spi1", "LYZ"), ("SPI1", "LYZ"), ("GATA1", "LYZ")], match)
+    tensor([[0],
+            [1]])
+    """
+    rows = match.rows
+    edges = {(rows[source], rows[target]): None for source, target in pairs if source in rows and target in rows}
+    return torch.tensor(list(edges), dtype=torch.int64).reshape(-1, 2).T.contiguous()
+
+
 def check_gene_names(names: Iterable[str]) -> None:
-    """Raise unless gene names are unique, ignoring case.
+    """Raise unless gene names are unique. Names that differ in case are different.
 
     Args:
         names: one for each gene.
@@ -145,65 +194,14 @@ def check_gene_names(names: Iterable[str]) -> None:
     Raises:
         ValueError: a name occurs twice; the message names it.
 
-    >>> check_gene_names(["SPI1", "spi1"])
+    >>> check_gene_names(["SPI1", "spi1", "SPI1"])
     Traceback (most recent call last):
         ...
-    ValueError: gene names must be unique, ignoring case; SPI1 occur more than once: merge or drop them
+    ValueError: gene names must be unique; these occur more than once: SPI1; merge or drop them
     """
-    twice = [name for name, count in Counter(str(name).upper() for name in names).items() if count > 1]
+    twice = [name for name, count in Counter(map(str, names)).items() if count > 1]
     if twice:
-        raise ValueError(
-            f"gene names must be unique, ignoring case; {_some(twice)} occur more than once: merge or drop them"
-        )
-
-
-def fetch(file: str) -> Path:
-    """Local path of a registered file: from ``REGNET_DATA_DIR`` where that is set, else downloaded once by pooch.
-
-    Args:
-        file: its name in the registry, e.g. ``"published-checkpoint/regnet_pretrained.pth"``.
-
-    Returns:
-        Path of a file whose SHA-256 is the registered one.
-
-    Raises:
-        ValueError: the file is not registered or its checksum is wrong.
-        FileNotFoundError: ``REGNET_DATA_DIR`` is set and lacks the file.
-
-    >>> fetch("mESC/nothing.csv")
-    Traceback (most recent call last):
-        ...
-    ValueError: 'mESC/nothing.csv' is not a registered file; see regnet/registry.txt
-    """
-    source = _pooch()
-    if file not in source.registry:
-        raise ValueError(f"{file!r} is not a registered file; see regnet/registry.txt")
-    folder = os.environ.get("REGNET_DATA_DIR")
-    if not folder:
-        return Path(source.fetch(file))
-    path = Path(folder) / file
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"REGNET_DATA_DIR is {folder}, which has no {file}; put it there, or unset the variable to download it"
-        )
-    expected = source.registry[file].removeprefix("sha256:")
-    got = pooch.file_hash(str(path), alg="sha256")
-    if got != expected:
-        raise ValueError(f"{path} has the SHA-256 {got}, expected {expected}: it is damaged or another version; replace it")
-    return path
-
-
-def _networks() -> dict[str, tuple[str, str]]:
-    """Name of a benchmark data set -> folder of its cells, folder of its network."""
-    folders = [file.split("/")[:2] for file in _pooch().registry if file.endswith("/network.csv")]
-    return {f"{cells}-{kind}".lower(): (cells, kind) for cells, kind in folders}
-
-
-def _pooch() -> pooch.Pooch:
-    source = pooch.create(path=pooch.os_cache("regnet"), base_url="", registry=None)
-    with _REGISTRY.open() as lines:
-        source.load_registry(lines)
-    return source
+        raise ValueError(f"gene names must be unique; these occur more than once: {some(twice)}; merge or drop them")
 
 
 def _load_pbmc68k(dtype: torch.dtype) -> Data:
@@ -233,6 +231,11 @@ def _correlated_targets(expression: pd.DataFrame, tfs: list[str], level: float =
     return [pair for pair, kept in zip(pairs, keep, strict=True) if kept]
 
 
-def _some(names: list[str], show: int = 5) -> str:
+def some(names: Sequence[str], show: int = 5) -> str:
+    """The first few names and how many more there are, for a message.
+
+    >>> some(["A", "B", "C"], show=2)
+    'A, B and 1 more'
+    """
     more = f" and {len(names) - show} more" if len(names) > show else ""
     return ", ".join(names[:show]) + more

@@ -88,7 +88,8 @@ def shrinkage_hist(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
             ax.axvline(median, color=COLORS["trend"], label=f"median {median:.2f}")
         _label_undefined(ax, table)
         ax.set(xlim=(0, 1), xlabel=r"effective weight $w^{\mathrm{eff}}$", ylabel="genes")
-        ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+        columns = 2 if len(weights) else 1  # the reasons alone are too long to stand side by side
+        ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=columns)
     return ax
 
 

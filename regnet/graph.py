@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch_geometric.utils import degree, scatter
 
 
@@ -15,13 +19,36 @@ def check_expression(x: Tensor, name: str = "x") -> None:
         name: what the message calls it.
 
     Raises:
-        TypeError: not a tensor of float32 or float64.
-        ValueError: not two-dimensional, or NaN or infinite; the message gives the first such entry.
+        TypeError, ValueError: see :func:`regnet.graph.check_matrix`; or an entry is NaN or infinite, and the message gives
+            the first.
 
     >>> check_expression(torch.tensor([[0.0, float("nan")]]))
     Traceback (most recent call last):
         ...
     ValueError: x must be finite; got nan at gene 0, cell 1 (1 such entry in all); remove or impute it first
+    """
+    check_matrix(x, name)
+    # The extremes are NaN or infinite where any entry is: one pass, and no copy of a matrix that may fill the memory.
+    if x.numel() and not torch.stack(torch.aminmax(x.detach())).isfinite().all():
+        check_finite(x, name)
+
+
+def check_matrix(x: Tensor, name: str = "x", *, sparse: bool = False) -> None:
+    """Raise unless ``x`` is a matrix (genes, cells) of float32 or float64, whatever its entries.
+
+    Args:
+        x: expression, shape (genes, cells), any unit.
+        name: what the message calls it.
+        sparse: whether compressed sparse rows (``x.to_sparse_csr()``) will do as well.
+
+    Raises:
+        TypeError: not a tensor of float32 or float64, or a sparse one where a dense one is needed.
+        ValueError: not two-dimensional.
+
+    >>> check_matrix(torch.zeros(3))
+    Traceback (most recent call last):
+        ...
+    ValueError: x must be (genes, cells); got shape (3,)
     """
     if not isinstance(x, Tensor) or x.dtype not in (torch.float32, torch.float64):
         got = f"a tensor of {x.dtype}" if isinstance(x, Tensor) else type(x).__name__
@@ -29,8 +56,28 @@ def check_expression(x: Tensor, name: str = "x") -> None:
             f"{name} must be a torch.Tensor (genes, cells) of float32 or float64; got {got}; "
             "convert it with torch.as_tensor(..., dtype=torch.float32)"
         )
+    if x.layout != torch.strided and not (sparse and x.layout == torch.sparse_csr):
+        mend = "to_sparse_csr() or to_dense()" if sparse else "to_dense()"
+        raise TypeError(
+            f"{name} must be dense{' or in sparse rows' * sparse}; got {x.layout}; convert it with {name}.{mend}"
+        )
     if x.dim() != 2:
         raise ValueError(f"{name} must be (genes, cells); got shape {tuple(x.shape)}")
+
+
+def check_finite(x: Tensor, name: str = "x") -> None:
+    """Raise where an entry is NaN or infinite, naming the first of them.
+
+    Args:
+        x: expression, shape (genes, cells), dense or in sparse rows.
+        name: what the message calls it.
+
+    Raises:
+        ValueError: an entry is NaN or infinite.
+
+    >>> check_finite(torch.zeros(3, 2))
+    """
+    x = x.detach().to_dense()
     bad = ~torch.isfinite(x)
     if bad.any():
         gene, cell = bad.nonzero()[0].tolist()
@@ -90,8 +137,9 @@ def check_edge_index(edge_index: Tensor, num_genes: int, name: str = "edge_index
         )
     if edge_index.size(1) == 0:
         raise ValueError(f"{name} is empty: no gene has a regulator, so there is nothing to shrink toward")
-    outside = ((edge_index < 0) | (edge_index >= num_genes)).any(dim=0)
-    if outside.any():
+    lowest, highest = torch.aminmax(edge_index)
+    if lowest < 0 or highest >= num_genes:
+        outside = ((edge_index < 0) | (edge_index >= num_genes)).any(dim=0)
         edge = int(outside.nonzero()[0])
         source, target = edge_index[:, edge].tolist()
         raise ValueError(
@@ -157,6 +205,81 @@ def mean_over_regulators(x: Tensor, edge_index: Tensor) -> Tensor:
     """:func:`regnet.neighbor_mean` without its checks, for use inside a layer and under automatic differentiation."""
     regulator, target = edge_index.long()  # scatter takes no other integers
     return scatter(x[regulator], target, dim=0, dim_size=x.size(0), reduce="mean")
+
+
+@dataclass(frozen=True)
+class RegulatorLists:
+    r"""The sparse matrix :math:`\bar A` that averages over regulators: the regulators of every gene, list after list.
+
+    Where :func:`regnet.neighbor_mean` forms an array of edges x features, its :meth:`mean` forms only the result.
+
+    Attributes:
+        offsets: where the list of each gene begins, and where the last one ends, shape (genes + 1,).
+        regulators: their rows in the expression matrix, shape (edges,).
+    """
+
+    offsets: Tensor
+    regulators: Tensor
+
+    @classmethod
+    def of(cls, edge_index: Tensor, num_genes: int) -> RegulatorLists:
+        """From edges in any order, regulator -> target, shape (2, edges); an edge listed twice counts twice."""
+        check_edge_index(edge_index, num_genes)
+        regulator, target = edge_index.long()
+        ends = torch.bincount(target, minlength=num_genes).cumsum(0)
+        by_target = target.int().argsort(stable=True)  # int32 sorts in half the time
+        return cls(F.pad(ends, (1, 0)), regulator.index_select(0, by_target))
+
+    def in_degree(self) -> Tensor:
+        """Length of every list, shape (genes,)."""
+        return self.offsets.diff()
+
+    def between(self, start: int, stop: int) -> RegulatorLists:
+        """The lists of the genes from ``start`` up to but not including ``stop``, without a copy."""
+        offsets = self.offsets[start : stop + 1]
+        return RegulatorLists(offsets - offsets[0], self.regulators[int(offsets[0]) : int(offsets[-1])])
+
+    def select(self, genes: Tensor) -> RegulatorLists:
+        """The lists of some genes."""
+        entries, offsets = pick_rows(self.offsets, genes)
+        return RegulatorLists(offsets, self.regulators[entries])
+
+    def mean(self, values: Tensor) -> Tensor:
+        r"""The product :math:`\bar A y` of the lists' genes with ``values``, (any genes, features); empty lists give 0.
+
+        >>> RegulatorLists.of(torch.tensor([[0, 1], [2, 2]]), 3).mean(torch.tensor([[1.0], [3.0], [0.0]])).tolist()
+        [[0.0], [0.0], [2.0]]
+        """
+        share = self.in_degree().clamp(min=1).to(values.dtype).reciprocal()[:, None]
+        if values.dtype == torch.float32 or values.is_cuda:
+            total = F.embedding_bag(self.regulators, values, self.offsets, mode="sum", include_last_offset=True)
+            return total.mul_(share)
+        # In float64 on a processor the kernel above runs on one core only, and the one for sparse matrices is faster.
+        ones = torch.ones(len(self.regulators), dtype=values.dtype)
+        size = (len(self.offsets) - 1, len(values))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+            lists = torch.sparse_csr_tensor(self.offsets, self.regulators, ones, size, check_invariants=False)
+        return torch.sparse.mm(lists, values, "sum").mul_(share)
+
+
+def pick_rows(offsets: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Where the entries of some rows stand in lists that follow each other, and where the picked rows begin and end.
+
+    Args:
+        offsets: where the list of each row begins, and where the last one ends, shape (rows + 1,).
+        rows: which to pick, shape (some,).
+
+    Returns:
+        Positions of their entries, shape (entries,), and the new offsets, shape (some + 1,).
+
+    >>> pick_rows(torch.tensor([0, 2, 3, 5]), torch.tensor([2, 0]))
+    (tensor([3, 4, 0, 1]), tensor([0, 2, 4]))
+    """
+    start, count = offsets[rows], offsets.diff()[rows]
+    end = count.cumsum(0)
+    positions = torch.arange(int(count.sum()), device=rows.device) + (start - end + count).repeat_interleave(count)
+    return positions, F.pad(end, (1, 0))
 
 
 def rewire(edge_index: Tensor, seed: int = 0, swaps_per_edge: int = 10) -> Tensor:

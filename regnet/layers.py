@@ -5,7 +5,9 @@ Three kinds are read, and for them :mod:`regnet.shrinkage` is exact:
 * Linear -> ReLU -> Linear on ``[x, m]``, the aggregator of the note's section 3, as a module
   ``g(x, m)`` or as a ``torch.nn.Sequential`` that takes the concatenation,
 * one Linear on ``[x, m]``, likewise,
-* PyTorch Geometric's ``SAGEConv`` with mean aggregation, the layer of the note's Eq. (2).
+* PyTorch Geometric's ``SAGEConv`` with mean aggregation, the layer of the note's Eq. (2), with or without a bias and a
+  root weight. One that projects the neighbours before it averages them is no function of ``m``: it has its own kind of
+  weights, :class:`regnet.layers.ProjectedWeights`, and is exact on a graph.
 """
 
 from __future__ import annotations
@@ -25,6 +27,12 @@ from torch_geometric.nn.aggr import MeanAggregation
 Layer = Callable[[Tensor, Tensor], Tensor] | Module
 
 
+_TAKEN = (
+    'supported are a SAGEConv with mean aggregation, Linear-ReLU-Linear or Linear on [x, m], and, by method="jvp", '
+    "any module or function g(x, m)"
+)
+
+
 class UnreadableLayerError(TypeError):
     """The layer is none of the kinds whose weights can be read."""
 
@@ -38,6 +46,11 @@ class LayerWeights:
     bias: Tensor
     w_out: Tensor | None
     bias_out: Tensor
+
+    @property
+    def both(self) -> Tensor:
+        """[w_self, w_neighbor], one below the other: the one matrix that the expression is multiplied with."""
+        return torch.cat([self.w_self, self.w_neighbor])
 
     def pre_activation(self, x: Tensor, m: Tensor) -> Tensor:
         """W_self x + W_neighbor m + bias, (genes, hidden), from x and m (genes, features)."""
@@ -53,14 +66,58 @@ class LayerWeights:
             return hidden
         return hidden @ self.w_out.T if dim == 1 else self.w_out @ hidden
 
-    def push(self, z: Tensor, delta_self: Tensor, delta_neighbor: Tensor) -> tuple[Tensor, Tensor]:
-        """A delta and B delta, (genes, hidden) each, from the pre-activations and W1 delta."""
-        active = self.mask(z)
-        return self.out(active * delta_self), self.out(active * delta_neighbor)
+    def values(self, products: Tensor) -> Tensor:
+        """What has to be averaged over regulators, from the products of x with both weights, (genes, 2 hidden)."""
+        return products
+
+    def gate(self, own: Tensor, mean: Tensor) -> Tensor:
+        """What units pass on, 1 or 0, (genes, hidden), from a gene's own values and their mean over its regulators."""
+        hidden = self.w_self.size(0)
+        z = (own[:, :hidden] + mean[:, hidden:]).add_(self.bias)
+        return torch.ones_like(z) if self.w_out is None else z.clamp_(min=0).sign_()
+
+    def push(self, gate: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
+        """A delta and B delta, (genes, outputs) each, from what the units pass on and [w_self, w_neighbor] delta."""
+        passed = delta.unflatten(1, (2, -1)) * gate[:, None]
+        toward_x, toward_m = (passed if self.w_out is None else passed @ self.w_out.T).unbind(dim=1)
+        return toward_x, toward_m
 
     def __call__(self, x: Tensor, m: Tensor) -> Tensor:
         z = self.pre_activation(x, m)
         return self.out(self.mask(z) * z) + self.bias_out
+
+
+@dataclass(frozen=True)
+class ProjectedWeights:
+    r"""A ``SAGEConv`` with ``project=True``, h = W_self x + W_out mean_j relu(W_neighbor x_j + bias) + bias_out.
+
+    Moving every regulator along :math:`\delta_i` moves their mean along it, and a unit of the projection passes on the
+    share of it that the regulators with an active unit make up.
+    """
+
+    w_self: Tensor
+    w_neighbor: Tensor
+    bias: Tensor
+    w_out: Tensor
+
+    @property
+    def both(self) -> Tensor:
+        """[w_self, w_neighbor], one below the other: the one matrix that the expression is multiplied with."""
+        return torch.cat([self.w_self, self.w_neighbor])
+
+    def values(self, products: Tensor) -> Tensor:
+        """The products of x with both weights and which units of the projection are active, (genes, any)."""
+        active = products[:, self.w_self.size(0) :] + self.bias > 0
+        return torch.cat([products, active.to(products.dtype)], dim=1)
+
+    def gate(self, own: Tensor, mean: Tensor) -> Tensor:
+        """The share of each gene's regulators whose unit is active, (genes, features)."""
+        return mean[:, -self.bias.size(0) :]
+
+    def push(self, gate: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
+        """A delta and B delta, (genes, outputs) each, from what the units pass on and [w_self, w_neighbor] delta."""
+        toward_x, of_neighbors = delta.tensor_split([self.w_self.size(0)], dim=1)
+        return toward_x, (gate * of_neighbors) @ self.w_out.T
 
 
 def as_function(layer: Layer) -> Callable[[Tensor, Tensor], Tensor]:
@@ -86,9 +143,11 @@ def as_function(layer: Layer) -> Callable[[Tensor, Tensor], Tensor]:
     if isinstance(layer, (Linear, Sequential)):
         return lambda x, m: layer(torch.cat([x, m], dim=-1))
     if isinstance(layer, SAGEConv):
-        if not isinstance(layer.aggr_module, MeanAggregation) or layer.project:
+        _check_mean(layer)
+        if layer.project:
             raise UnreadableLayerError(
-                f"a SAGEConv is a function g(x, m) of the neighbour mean only with aggr='mean', project=False; got {layer}"
+                "a SAGEConv that projects its neighbours is no function g(x, m) of their mean; "
+                "use effective_weight_on_graph, which treats it exactly"
             )
         return lambda x, m: layer((m, x), torch.arange(x.size(0), device=x.device).expand(2, -1))
     return layer
@@ -98,8 +157,9 @@ def read_layer(layer: Layer, x: Tensor) -> LayerWeights:
     """The layer's weights, checked against the layer's own output at random points.
 
     Args:
-        layer: one of the kinds at the top of this module.
-        x: expression, shape (genes, features): the width, dtype, device and scale of the layer's inputs.
+        layer: one of the kinds at the top of this module, but none that projects.
+        x: expression, shape (genes, features), dense or in sparse rows: the width, dtype, device and scale of the layer's
+            inputs.
 
     Returns:
         The weights, detached.
@@ -115,14 +175,43 @@ def read_layer(layer: Layer, x: Tensor) -> LayerWeights:
     g = as_function(layer)
     check_dtype(layer, x)
     weights = _read_sage(layer) if isinstance(layer, SAGEConv) else _read_modules(layer)
-    widths = weights.w_self.size(1), weights.w_neighbor.size(1)
-    if widths != (x.size(1), x.size(1)):
-        raise ValueError(f"the layer takes {widths[0]} features of x and {widths[1]} of m; got {x.size(1)} of each")
+    _check_width(weights, x)
     if not _agrees(weights, g, x):
         raise UnreadableLayerError(
             f'{type(layer).__name__} has the parts of a layer that method="exact" knows, but its output is not '
             'W2 relu(W1 [x, m] + b1) + b2; use method="jvp", which takes any layer g(x, m)'
         )
+    return weights
+
+
+def read_layer_on_graph(layer: Layer, x: Tensor) -> LayerWeights | ProjectedWeights:
+    """The layer's weights for use on a graph, where a ``SAGEConv`` that projects can be read, too.
+
+    Args:
+        layer: one of the kinds at the top of this module.
+        x: see :func:`regnet.layers.read_layer`.
+
+    Returns:
+        The weights, detached.
+
+    Raises:
+        TypeError, ValueError: see :func:`regnet.layers.read_layer`; or the layer projects and normalises.
+
+    >>> read_layer_on_graph(SAGEConv(2, 3, project=True), torch.zeros(1, 2)).w_neighbor.shape
+    torch.Size([2, 2])
+    """
+    if not (isinstance(layer, SAGEConv) and layer.project):
+        return read_layer(layer, x)
+    _refuse_other_calls(layer)
+    _check_mean(layer)
+    if layer.normalize:
+        raise TypeError(
+            f"a SAGEConv with project=True and normalize=True is not supported; got {layer}; set layer.normalize = False "
+            "for the weight before the normalisation"
+        )
+    check_dtype(layer, x)
+    weights = ProjectedWeights(_root(layer), layer.lin.weight.detach(), _bias(layer.lin), layer.lin_l.weight.detach())
+    _check_width(weights, x)
     return weights
 
 
@@ -153,9 +242,20 @@ def _refuse_other_calls(layer: Layer) -> None:
         raise UnreadableLayerError(f"{layer} is lazy and has not seen data yet; call it once, or give it in_channels")
     if not isinstance(layer, SAGEConv) and "edge_index" in signature(layer.forward).parameters:
         raise UnreadableLayerError(
-            f"{type(layer).__name__} takes edge_index, not the neighbour mean; pass a function g(x, m), "
-            "e.g. model.graphsage.layers[0].agg of a RegNet"
+            f"{type(layer).__name__} takes edge_index, not the neighbour mean, and only a SAGEConv is read in that form; "
+            "pass a function g(x, m), e.g. model.graphsage.layers[0].agg of a RegNet"
         )
+
+
+def _check_mean(conv: SAGEConv) -> None:
+    if not isinstance(conv.aggr_module, MeanAggregation):
+        raise UnreadableLayerError(f"a SAGEConv must have aggr='mean' to have a neighbour mean; got {conv}; {_TAKEN}")
+
+
+def _check_width(weights: LayerWeights | ProjectedWeights, x: Tensor) -> None:
+    widths = weights.w_self.size(1), weights.w_neighbor.size(1)
+    if widths != (x.size(1), x.size(1)):
+        raise ValueError(f"the layer takes {widths[0]} features of x and {widths[1]} of m; got {x.size(1)} of each")
 
 
 def _agrees(weights: LayerWeights, g: Callable[[Tensor, Tensor], Tensor], like: Tensor) -> bool:
@@ -163,15 +263,20 @@ def _agrees(weights: LayerWeights, g: Callable[[Tensor, Tensor], Tensor], like: 
 
     Genes of the data would not do: two silent genes, or genes equal to their mean, hide what else a layer does.
     """
-    scale = like.abs().max() if like.any() else 1.0
+    some = like[:: max(1, like.size(0) // 64)] if like.layout == torch.strided else like.values()
+    largest_entry = some.abs().max() if some.numel() else 0
+    scale = largest_entry if largest_entry else 1
     generator = torch.Generator().manual_seed(0)
-    x, m = (scale * torch.randn(2, 8, like.size(1), generator=generator, dtype=like.dtype).to(like.device)).unbind()
+    probes = torch.randn(2, 8, like.size(1), generator=generator, dtype=like.dtype).to(like.device)
+    x, m = (scale * probes).unbind()
     expected, got = g(x, m), weights(x, m)
     if expected.shape != got.shape:
         return False
-    largest = x.abs() @ weights.w_self.abs().T + m.abs() @ weights.w_neighbor.abs().T + weights.bias.abs()
+    # The terms of a sum of products are no larger than the product of the lengths.
+    x_length, m_length = scale * probes.norm(dim=2, keepdim=True)
+    largest = x_length * weights.w_self.norm(dim=1) + m_length * weights.w_neighbor.norm(dim=1) + weights.bias.abs()
     if weights.w_out is not None:
-        largest = largest @ weights.w_out.abs().T
+        largest = largest.norm(dim=1, keepdim=True) * weights.w_out.norm(dim=1)
     tolerance = 100 * torch.finfo(x.dtype).eps * (largest + weights.bias_out.abs())
     return bool(((expected - got).abs() <= tolerance).all())
 
@@ -195,12 +300,20 @@ def _read_modules(layer: Layer) -> LayerWeights:
 
 
 def _read_sage(conv: SAGEConv) -> LayerWeights:
-    if conv.normalize or not conv.root_weight:
+    if conv.normalize:
         raise UnreadableLayerError(
-            f'method="exact" reads a SAGEConv with a root weight and without normalisation; got {conv}; use method="jvp"'
+            f'method="exact" reads a SAGEConv without normalisation; got {conv} with normalize=True; use method="jvp"'
         )
     bias = _bias(conv.lin_l)
-    return LayerWeights(conv.lin_r.weight.detach(), conv.lin_l.weight.detach(), bias, None, torch.zeros_like(bias))
+    return LayerWeights(_root(conv), conv.lin_l.weight.detach(), bias, None, torch.zeros_like(bias))
+
+
+def _root(conv: SAGEConv) -> Tensor:
+    """The weight on the gene itself; zeros where the layer has none."""
+    if conv.root_weight:
+        return conv.lin_r.weight.detach()
+    width = conv.in_channels if isinstance(conv.in_channels, int) else conv.in_channels[1]
+    return conv.lin_l.weight.new_zeros(conv.lin_l.weight.size(0), width)
 
 
 def _bias(linear: Linear) -> Tensor:

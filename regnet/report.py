@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
 from regnet import figures
+from regnet.engine import sensitivities_on_graph
+from regnet.files import dense_blocks
 from regnet.graph import in_degree
 from regnet.layers import Layer
-from regnet.model import RegNet
-from regnet.shrinkage import sensitivities_on_graph
+from regnet.model import MLPAggregator, RegNet, SAGELayer
+
+SHRINKAGE_FILES = ("shrinkage.csv", "shrinkage_vs_degree.png", "shrinkage_hist.png", "shrinkage_vs_expr.png")
+"""What :func:`regnet.report.write_shrinkage` writes."""
+
+REPORT_FILES = ("regnet_pretrained.pth", "metrics.json", "train_edges.csv", *SHRINKAGE_FILES)
+"""What :func:`regnet.report.write_report` writes."""
 
 
 def shrinkage_table(layer: Layer, data: Data, edge_index: Tensor | None = None) -> pd.DataFrame:
@@ -42,13 +53,18 @@ def shrinkage_table(layer: Layer, data: Data, edge_index: Tensor | None = None) 
     [nan, 0.25]
     """
     edge_index = data.edge_index if edge_index is None else edge_index
-    x = data.x.detach()
-    result = sensitivities_on_graph(layer, x, edge_index)
+    if isinstance(data.x, Tensor):
+        x = data.x.detach()
+        result = sensitivities_on_graph(layer, x, edge_index)
+    else:
+        from regnet.blockwise import sensitivities_blockwise  # here, so that who has a tensor need not wait for Dask
+
+        result = sensitivities_blockwise(layer, data.x, edge_index)
     return pd.DataFrame(
         {
             "gene": data.gene_names,
-            "in_degree": in_degree(edge_index, x.size(0)).cpu(),
-            "mean_expression": x.mean(dim=1).cpu(),
+            "in_degree": in_degree(edge_index, data.x.shape[0]).cpu(),
+            "mean_expression": _mean_expression(data),
             "is_tf": torch.as_tensor(data.is_tf, dtype=torch.bool).cpu(),
             "w_eff": result.weight.cpu(),
             "S_x": result.self_sensitivity.cpu(),
@@ -57,10 +73,57 @@ def shrinkage_table(layer: Layer, data: Data, edge_index: Tensor | None = None) 
     )
 
 
-def write_report(out_dir: str | Path, model: RegNet, data: Data, edge_index: Tensor, metrics: dict[str, float]) -> None:
-    """Write a trained model, its metrics, its shrinkage table and the note's three figures into a folder.
+def model_table(model: RegNet, data: Data, layer: int = 0) -> pd.DataFrame:
+    """:func:`regnet.shrinkage_table` of one layer of a model: what the layers before it make of the data goes in.
 
-    Every file is first written whole beside its place and then moved there, so that none is ever half there.
+    Args:
+        model: the trained model, in evaluation mode and in the dtype of the data.
+        data: ``x`` (genes, cells), a tensor or a Dask array, ``edge_index``, ``gene_names`` and ``is_tf``.
+        layer: which GraphSAGE layer, counted from 0.
+
+    Returns:
+        The table; ``mean_expression`` is that of the data for every layer.
+
+    Raises:
+        ValueError: there is no such layer, or the model was trained on another number of cells.
+
+    >>> data = Data(x=torch.rand(4, 3), edge_index=torch.tensor([[0, 0], [1, 2]]), gene_names=list("ABCD"),
+    ...             is_tf=torch.tensor([True, False, False, False]))
+    >>> model_table(RegNet(3).eval(), data, layer=1)["w_eff"].isna().tolist()
+    [True, False, False, True]
+    """
+    layers = model.graphsage.layers
+    if not 0 <= layer < len(layers):
+        raise ValueError(
+            f"layer must be from 0 to {len(layers) - 1}: the model has {len(layers)} GraphSAGE layers; got {layer}"
+        )
+    first, (genes, cells) = _aggregator(model, 0), data.x.shape
+    width = first.mlp[0].in_features // 2  # type: ignore[operator]
+    if cells != width:
+        mend = "give the cells that the model was trained on"
+        if genes == width:
+            mend = "it seems to be cells x genes: transpose it"
+        raise ValueError(f"the model takes {width} cells, and the expression has {genes} genes x {cells} cells; {mend}")
+    if layer == 0:
+        return shrinkage_table(first, data)
+    with torch.no_grad():
+        if isinstance(data.x, Tensor):
+            hidden = layers[0](data.x, data.edge_index)
+        else:
+            from regnet.blockwise import first_layer_blockwise
+
+            hidden = first_layer_blockwise(first, data.x, data.edge_index)
+        for between in layers[1:layer]:
+            hidden = between(hidden.relu(), data.edge_index)
+    inner = Data(x=hidden.relu(), edge_index=data.edge_index, gene_names=data.gene_names, is_tf=data.is_tf)
+    return shrinkage_table(_aggregator(model, layer), inner).assign(mean_expression=_mean_expression(data))
+
+
+def write_report(out_dir: str | Path, model: RegNet, data: Data, edge_index: Tensor, metrics: dict[str, float]) -> None:
+    """Write a trained model, its metrics, its graph, its shrinkage table and the note's three figures into a folder.
+
+    ``train_edges.csv`` holds the graph by name, with the columns ``TF`` and ``Target``. Every file is first written whole
+    beside its place and then moved there, so that none is ever half there.
 
     Args:
         out_dir: the folder; made where it does not exist.
@@ -84,15 +147,73 @@ def write_report(out_dir: str | Path, model: RegNet, data: Data, edge_index: Ten
         gene_names=data.gene_names if "gene_names" in data else [str(gene) for gene in range(num_genes)],
         is_tf=data.is_tf if "is_tf" in data else torch.bincount(edge_index[0], minlength=num_genes) > 0,
     )
-    first_layer: Layer = model.graphsage.layers[0].agg  # type: ignore[assignment]
-    table = shrinkage_table(first_layer, named, edge_index)
+    table = shrinkage_table(_aggregator(model, 0), named, edge_index)
+    names = np.array(named.gene_names)
+    with _written_whole(out_dir) as unfinished:
+        torch.save(model.state_dict(), unfinished / "regnet_pretrained.pth")
+        (unfinished / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+        train_edges = {"TF": names[edge_index[0].cpu()], "Target": names[edge_index[1].cpu()]}
+        pd.DataFrame(train_edges).to_csv(unfinished / "train_edges.csv", index=False)
+        _write_table(unfinished, table)
+
+
+def write_shrinkage(out_dir: str | Path, table: pd.DataFrame) -> None:
+    """Write ``shrinkage.csv`` and the note's three figures into a folder, as :func:`regnet.report.write_report` does.
+
+    Args:
+        out_dir: the folder; made where it does not exist.
+        table: from :func:`regnet.shrinkage_table`.
+
+    Raises:
+        OSError: the folder cannot be made or written to; what was there stays as it was.
+    """
+    with _written_whole(out_dir) as unfinished:
+        _write_table(unfinished, table)
+
+
+def undefined_genes(table: pd.DataFrame) -> dict[str, int]:
+    """How many genes have no weight, by reason.
+
+    Args:
+        table: from :func:`regnet.shrinkage_table`.
+
+    Returns:
+        Reason -> number of genes; reasons that no gene has are left out.
+
+    >>> weights = {"in_degree": [0, 1, 2, 2], "S_x": [np.nan, np.nan, 0, 1], "w_eff": [np.nan, np.nan, np.nan, 0.5]}
+    >>> undefined_genes(pd.DataFrame(weights))
+    {'have no regulators': 1, 'equal the mean of their regulators': 1, 'do not respond': 1}
+    """
+    undefined, orphan, equal = table["w_eff"].isna(), table["in_degree"] == 0, table["S_x"].isna()
+    reasons = {
+        "have no regulators": undefined & orphan,
+        "equal the mean of their regulators": undefined & ~orphan & equal,
+        "do not respond": undefined & ~orphan & ~equal,
+    }
+    return {reason: int(genes.sum()) for reason, genes in reasons.items() if genes.any()}
+
+
+def _write_table(folder: Path, table: pd.DataFrame) -> None:
+    table.to_csv(folder / "shrinkage.csv", index=False)
+    figures.save_diagnostics(table, folder)
+
+
+@contextmanager
+def _written_whole(out_dir: str | Path) -> Iterator[Path]:
+    """A folder whose files are moved to ``out_dir`` at the end, if nothing failed."""
     out_dir = Path(out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out_dir, prefix=".writing-") as scratch:
-        unfinished = Path(scratch)
-        torch.save(model.state_dict(), unfinished / "regnet_pretrained.pth")
-        (unfinished / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
-        table.to_csv(unfinished / "shrinkage.csv", index=False)
-        figures.save_diagnostics(table, unfinished)
-        for file in unfinished.iterdir():
+        yield Path(scratch)
+        for file in Path(scratch).iterdir():
             file.replace(out_dir / file.name)
+
+
+def _aggregator(model: RegNet, layer: int) -> MLPAggregator:
+    return cast(SAGELayer, model.graphsage.layers[layer]).agg
+
+
+def _mean_expression(data: Data) -> np.ndarray:
+    if isinstance(data.x, Tensor):
+        return data.x.detach().mean(dim=1).cpu().numpy()
+    return dense_blocks(data.x).mean(axis=1).compute()

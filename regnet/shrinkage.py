@@ -14,8 +14,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from regnet.graph import check_expression, check_pair, in_degree, mean_over_regulators
-from regnet.layers import Layer, UnreadableLayerError, as_function, check_dtype, evaluation_mode, read_layer
+from regnet.graph import check_pair
+from regnet.layers import Layer, as_function, check_dtype, evaluation_mode, read_layer
 
 Method = Literal["exact", "jvp", "finite-difference"]
 
@@ -111,9 +111,8 @@ def sensitivities(
     with torch.no_grad(), evaluation_mode(layer):
         if method == "exact":
             weights = read_layer(layer, x)
-            toward_x, toward_m = weights.push(
-                weights.pre_activation(x, m), delta @ weights.w_self.T, delta @ weights.w_neighbor.T
-            )
+            active = weights.mask(weights.pre_activation(x, m)).to(x.dtype)
+            toward_x, toward_m = weights.push(active, delta @ weights.both.T)
         else:
             check_dtype(layer, x)
             g = as_function(layer)
@@ -155,89 +154,6 @@ def effective_weight(layer: Layer, x: Tensor, m: Tensor, method: Method = "exact
     tensor([0.2500,    nan])
     """
     return sensitivities(layer, x, m, method, eps).weight
-
-
-def sensitivities_on_graph(layer: Layer, x: Tensor, edge_index: Tensor) -> Sensitivities:
-    r"""Exact sensitivities of every gene of a graph, Eq. (3), from two products with the data.
-
-    With :math:`\bar A` the matrix that averages over regulators, :math:`m W^\top = \bar A (x W^\top)`:
-    two products of ``x`` with the halves of :math:`W_1` and one average over genes x hidden suffice.
-    Genes that almost equal their mean, where these differences lose their digits, are done again from :math:`\delta`.
-
-    Args:
-        layer: one that :mod:`regnet.layers` reads; any other ``g(x, m)`` goes through
-            forward-mode automatic differentiation on the neighbour means.
-        x: expression, shape (genes, features).
-        edge_index: regulator -> target, shape (2, edges).
-
-    Returns:
-        :class:`Sensitivities`; NaN for genes without regulators and genes equal to their mean.
-
-    Raises:
-        TypeError, ValueError: see :func:`sensitivities` and :func:`regnet.graph.check_edge_index`.
-
-    References:
-        Chapter 3 of the book.
-
-    >>> layer = torch.nn.Linear(2, 1, bias=False)
-    >>> layer.weight.data = torch.tensor([[0.25, 0.75]])
-    >>> sensitivities_on_graph(layer, torch.tensor([[1.0], [3.0]]), torch.tensor([[0], [1]])).weight
-    tensor([   nan, 0.2500])
-    """
-    check_expression(x)
-    orphan = in_degree(edge_index, x.size(0)) == 0
-    with torch.no_grad(), evaluation_mode(layer):
-        try:
-            weights = read_layer(layer, x)
-        except UnreadableLayerError:
-            result = sensitivities(layer, x, mean_over_regulators(x, edge_index), "jvp")
-            return _undefined_at(result, orphan)
-        to_self, to_neighbor = x @ weights.w_self.T, x @ weights.w_neighbor.T
-        both = torch.cat([to_self, to_neighbor], dim=1)
-        mean_of_self, mean_of_neighbor = mean_over_regulators(both, edge_index).chunk(2, dim=1)
-        delta_self, delta_neighbor = to_self - mean_of_self, to_neighbor - mean_of_neighbor
-        toward_x, toward_m = weights.push(to_self + mean_of_neighbor + weights.bias, delta_self, delta_neighbor)
-        result = norms(toward_x, toward_m, orphan)
-
-        # Where a gene almost equals its mean the differences above have lost their digits:
-        # those few genes are done again from delta itself.
-        rounding = 1e3 * torch.finfo(x.dtype).eps * torch.cat([weights.w_self, weights.w_neighbor]).norm() * x.norm(dim=1)
-        rounding = torch.maximum(rounding, mean_over_regulators(rounding[:, None], edge_index).squeeze(1))
-        cancelled = torch.cat([delta_self, delta_neighbor], dim=1).norm(dim=1) <= torch.maximum(
-            1e-2 * both.norm(dim=1), rounding
-        )
-        again = (cancelled & ~orphan).nonzero().squeeze(1)
-        if len(again):
-            into_these = torch.isin(edge_index[1], again)
-            redone = sensitivities(layer, x[again], mean_over_regulators(x, edge_index[:, into_these])[again])
-            result.self_sensitivity[again] = redone.self_sensitivity
-            result.neighbor_sensitivity[again] = redone.neighbor_sensitivity
-    return result
-
-
-def effective_weight_on_graph(layer: Layer, x: Tensor, edge_index: Tensor) -> Tensor:
-    r"""Effective shrinkage weight, Eq. (4), of every gene of a graph.
-
-    Args:
-        layer: see :func:`sensitivities_on_graph`.
-        x: expression, shape (genes, features).
-        edge_index: regulator -> target, shape (2, edges).
-
-    Returns:
-        Shape (genes,); NaN for genes without regulators and genes equal to their mean.
-
-    Raises:
-        TypeError, ValueError: see :func:`sensitivities_on_graph`.
-
-    References:
-        Section 4 of the note (chapters 4 and 8 of the book).
-
-    >>> layer = torch.nn.Linear(2, 1, bias=False)
-    >>> layer.weight.data = torch.tensor([[0.25, 0.75]])
-    >>> effective_weight_on_graph(layer, torch.tensor([[1.0], [3.0]]), torch.tensor([[0], [1]]))
-    tensor([   nan, 0.2500])
-    """
-    return sensitivities_on_graph(layer, x, edge_index).weight
 
 
 def local_affine(layer: Layer, x_i: Tensor, m_i: Tensor) -> LocalAffine:
@@ -309,7 +225,7 @@ def kink_distance(layer: Layer, x: Tensor, m: Tensor) -> KinkDistance:
     """
     check_pair(x, m)
     delta, undefined = direction(x, m)
-    unit = delta / _length(delta)[:, None]
+    unit = delta / lengths(delta)[:, None]
     with torch.no_grad(), evaluation_mode(layer):
         weights = read_layer(layer, x)
         z = weights.pre_activation(x, m)
@@ -337,7 +253,7 @@ def _finite_differences(
     g: Callable[[Tensor, Tensor], Tensor], x: Tensor, m: Tensor, delta: Tensor, eps: float, central: bool
 ) -> tuple[Tensor, Tensor]:
     """Eq. (5) before its norms, times the length of delta."""
-    length = _length(delta)[:, None]
+    length = lengths(delta)[:, None]
     step = eps * delta / torch.where(length > 0, length, 1)
     if central:
         toward_x = (g(x + step, m) - g(x - step, m)) / (2 * eps)
@@ -353,23 +269,34 @@ def _finite_differences(
 def direction(x: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
     """delta = x - m, and which genes have none beyond the rounding of their mean; (genes, features) and (genes,)."""
     delta = x - m
-    rounding = 8 * torch.finfo(x.dtype).eps * torch.maximum(_length(x), _length(m))
-    return delta, _length(delta) <= rounding
+    return delta, within_rounding(lengths(delta), lengths(x), lengths(m))
+
+
+def within_rounding(delta: Tensor, x: Tensor, m: Tensor) -> Tensor:
+    """Whether delta is no longer than the rounding of x and m, from the lengths of all three, (genes,) each."""
+    return delta <= 8 * torch.finfo(x.dtype).eps * torch.maximum(x, m)
 
 
 def norms(toward_x: Tensor, toward_m: Tensor, undefined: Tensor) -> Sensitivities:
     """The lengths of a layer's answers, (genes, outputs) each; NaN where undefined."""
-    return _undefined_at(Sensitivities(_length(toward_x), _length(toward_m)), undefined)
+    return undefined_at(Sensitivities(lengths(toward_x), lengths(toward_m)), undefined)
 
 
-def _length(rows: Tensor) -> Tensor:
+def lengths(rows: Tensor) -> Tensor:
     """Euclidean length of every row, without the under- and overflow of squares."""
-    largest = rows.abs().amax(dim=1, keepdim=True) if rows.size(1) else rows.new_zeros(rows.size(0), 1)
-    scale = torch.where(largest > 0, largest, 1)
-    return scale.squeeze(1) * (rows / scale).norm(dim=1)
+    length = torch.linalg.vector_norm(rows, dim=1)
+    limits = torch.finfo(rows.dtype)
+    doubtful = ~((length > limits.tiny**0.5 / limits.eps) & (length < limits.max**0.5))
+    if doubtful.any():  # silent rows, or numbers whose squares leave the range: scaled by their largest entry
+        some = rows[doubtful]
+        largest = some.abs().amax(dim=1, keepdim=True) if some.size(1) else some.new_zeros(some.size(0), 1)
+        scale = torch.where(largest > 0, largest, 1)
+        length[doubtful] = scale.squeeze(1) * (some / scale).norm(dim=1)
+    return length
 
 
-def _undefined_at(result: Sensitivities, undefined: Tensor) -> Sensitivities:
+def undefined_at(result: Sensitivities, undefined: Tensor) -> Sensitivities:
+    """The same with NaN for some genes."""
     return Sensitivities(
         result.self_sensitivity.masked_fill(undefined, torch.nan),
         result.neighbor_sensitivity.masked_fill(undefined, torch.nan),

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import math
+import signal
 import tempfile
 import warnings
 from collections import defaultdict
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.plugins import TorchCheckpointIO
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor
@@ -116,6 +124,7 @@ def pretrain(
     structural: bool = True,
     out_dir: str | Path | None = None,
     progress: bool = False,
+    resume: bool = False,
 ) -> Pretrained:
     r"""Train RegNet to tell known edges from other pairs of genes.
 
@@ -126,25 +135,35 @@ def pretrain(
     edge that carried messages would give itself away. The score has a structural term, which starts as the logistic
     regression on :func:`regnet.structure.pair_features`.
 
+    With an output folder the training survives being killed at any moment: after every epoch all that it needs is kept in
+    ``out_dir/training/last.ckpt``, and with ``resume=True`` it goes on from there to exactly the result that it would have
+    had without the break. The file is removed once the outputs are written.
+
     Args:
         data: ``x`` (genes, cells), ``edge_index`` (regulator -> target), and for ``out_dir`` also ``gene_names`` and
             ``is_tf``; see :func:`regnet.load_dataset`. The model computes in the dtype of ``x``.
         seed: of the split, the initial weights, dropout and the non-edges. The global random state is left alone.
-        max_epochs: passes over the graph.
+        max_epochs: passes over the graph, those before a break included; a resumed training may be given more than before.
         hidden_share: share of the training edges that an epoch hides and asks for; with 0 all of them carry messages and
             all are asked for, as in the published model.
         structural: whether the score has the structural term; the published model has none.
-        out_dir: where to write ``regnet_pretrained.pth``, ``metrics.json``, ``shrinkage.csv`` and the note's three
-            figures; files of these names are replaced. Nothing is written where it is None.
-        progress: show a progress bar.
+        out_dir: where to write ``regnet_pretrained.pth``, ``metrics.json``, ``train_edges.csv``, ``shrinkage.csv`` and the
+            note's three figures; files of these names are replaced. Nothing is written where it is None.
+        progress: show a bar over the epochs, with the validation AUPRC, on the standard error stream.
+        resume: go on with the training kept in ``out_dir``, or begin where none is kept. Without it, a training kept there
+            is discarded and begun again.
 
     Returns:
         :class:`Pretrained`.
 
     Raises:
         TypeError, ValueError: the expression, the edges or the names are not usable, or the edges are too few to leave
-            one each for validation and test (all before any training); or training diverges, as on raw counts.
+            one each for validation and test; or a training is to be resumed without ``out_dir``, with another seed, other
+            options or other data than before, with fewer epochs than it has done, or from a file that is none (all before
+            any training); or training diverges, as on raw counts.
         OSError: the output folder cannot be written to (before any training).
+        KeyboardInterrupt: stopped with Ctrl-C; what was kept can be resumed.
+        SystemExit: stopped with SIGTERM, at the end of the epoch; what was kept can be resumed.
 
     References:
         Section 3 of the note; chapter 7 of the book shows the result.
@@ -164,6 +183,8 @@ def pretrain(
         raise ValueError(f"max_epochs must be a whole number of at least 1; got {max_epochs}")
     if not 0 <= hidden_share < 1:
         raise ValueError(f"hidden_share must be at least 0 and below 1; got {hidden_share}")
+    if resume and out_dir is None:
+        raise ValueError("resume=True needs out_dir, the folder that keeps the training; got None")
     split = split_edges(data.edge_index, data.x.size(0), seed)
     for part in ("val", "test"):
         for kind in ("edges", "non_edges"):
@@ -172,25 +193,42 @@ def pretrain(
                     f"too little to split 60/10/30: the {part} part has no {kind.replace('_', '-')}; "
                     "at least one regulator needs 6 or more targets and 6 or more other genes"
                 )
+    settings = {
+        "seed": int(seed),
+        "hidden_share": float(hidden_share),
+        "structural": bool(structural),
+        "expression": _digest(data.x),
+        "edges": _digest(data.edge_index),
+    }
+    kept = None
     if out_dir is not None:
+        kept = Path(out_dir) / "training" / "last.ckpt"
+        resume = resume and kept.is_file()
+        if resume:
+            _check_kept(kept, settings, max_epochs)
         Path(out_dir).mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=out_dir, prefix=".writing-"):
             pass  # a folder that cannot be written to is found now, not after the training
+        if not resume:  # else, killed in its first epoch, the new training would be resumed as the old one
+            kept.unlink(missing_ok=True)
 
-    with torch.random.fork_rng(devices=[]), tempfile.TemporaryDirectory() as scratch:
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         task = EdgePrediction(_draw(data.x, structural), data.x.detach(), split, hidden_share)
-        keep_best = ModelCheckpoint(scratch, monitor="val_auprc", mode="max", save_weights_only=True)
-        _fit(task, keep_best, max_epochs, progress)
-        best = torch.load(keep_best.best_model_path, weights_only=True)
-    task.load_state_dict(best["state_dict"])
+        keep = Keep(kept, settings)
+        _fit(task, keep, max_epochs, progress, resume)
+    task.model.load_state_dict(keep.best["weights"])
 
     model = task.model.eval()
-    metrics = evaluate(model, data.x.detach(), split) | {"seed": seed, "best_epoch": int(best["epoch"])}
+    metrics = evaluate(model, data.x.detach(), split) | {"seed": seed, "best_epoch": keep.best["epoch"]}
     metrics["genes_without_regulators"] = int((in_degree(split.train_edges, data.x.size(0)) == 0).sum())
     result = Pretrained(model, split.train_edges, split, metrics)
-    if out_dir is not None:
-        write_report(out_dir, model, data, result.edge_index, metrics)
+    if kept is not None:
+        write_report(kept.parents[1], model, data, result.edge_index, metrics)
+        kept.unlink()
+        _unfinished(kept).unlink(missing_ok=True)
+        with suppress(OSError):  # somebody's own files in it
+            kept.parent.rmdir()
     return result
 
 
@@ -290,8 +328,10 @@ class EdgePrediction(L.LightningModule):
             with torch.no_grad():
                 model.structure.weight.copy_(torch.as_tensor(regression.coef_))
                 model.structure.bias.copy_(torch.as_tensor(regression.intercept_))
-            parts = ("train_edges", "train_non_edges", "val_edges", "val_non_edges")
-            self.features = {part: pair_features(split.train_edges, x.size(0), getattr(split, part)) for part in parts}
+            parts = {part: getattr(split, part) for part in ("train_edges", "train_non_edges", "val_edges", "val_non_edges")}
+            features = pair_features(split.train_edges, x.size(0), torch.cat(list(parts.values()), dim=1))
+            sizes = [pairs.size(1) for pairs in parts.values()]
+            self.features = dict(zip(parts, features.split(sizes), strict=True))
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
         num_edges = self.split.train_edges.size(1)
@@ -310,7 +350,7 @@ class EdgePrediction(L.LightningModule):
         divergence = -0.5 * (1 + out.logvar - out.mu**2 - out.logvar.exp()).mean()
         reconstruction = F.mse_loss(out.reconstruction, out.hidden)
         loss = classification + 1e-2 * divergence + 0.1 * reconstruction
-        self.log("loss", loss, prog_bar=True, batch_size=1)
+        self.log("loss", loss, batch_size=1)
         return loss
 
     def validation_step(self, batch: Tensor, batch_idx: int) -> None:
@@ -325,10 +365,73 @@ class EdgePrediction(L.LightningModule):
                 "use log or standardised expression, of the order of 1 to 10"
             )
         score = average_precision_score(_labels(edges, non_edges), logits)
-        self.log("val_auprc", torch.tensor(score), prog_bar=True, batch_size=1)
+        self.log("val_auprc", torch.tensor(score), batch_size=1)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.parameters(), lr=1e-3)
+
+
+class Keep(L.Callback):
+    """The weights of the best epoch and, where there is a path, after every epoch all that a training needs to go on.
+
+    One file holds both, so that a kill cannot leave the weights of one epoch beside the state of another.
+    """
+
+    def __init__(self, path: Path | None, settings: dict[str, Any]) -> None:
+        self.path = path
+        self.settings = settings
+        self.best: dict[str, Any] = {"auprc": -math.inf}
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: EdgePrediction) -> None:
+        auprc = float(trainer.callback_metrics["val_auprc"])
+        if auprc > self.best["auprc"]:
+            weights = {name: weight.clone() for name, weight in pl_module.model.state_dict().items()}
+            self.best = {"auprc": auprc, "epoch": trainer.current_epoch, "weights": weights}
+        if self.path is not None:
+            trainer.save_checkpoint(self.path, weights_only=False)
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: EdgePrediction, checkpoint: dict[str, Any]) -> None:
+        checkpoint["regnet"] = {"settings": self.settings, "best": self.best, "random_state": torch.get_rng_state()}
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: EdgePrediction, checkpoint: dict[str, Any]) -> None:
+        self.best = checkpoint["regnet"]["best"]
+        torch.set_rng_state(checkpoint["regnet"]["random_state"])
+
+
+class WriteBeside(TorchCheckpointIO):
+    """Writes a file whole beside its place, then moves it there.
+
+    Lightning's own writes in the folder of temporary files; where that is another disk the move is a copy, which a kill
+    leaves half done.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        unfinished = _unfinished(Path(path))
+        unfinished.parent.mkdir(exist_ok=True)
+        torch.save(checkpoint, unfinished)
+        unfinished.replace(path)
+
+
+class ShowEpochs(L.Callback):
+    """One bar over all epochs: Lightning's own is over the batches of an epoch, of which there is one."""
+
+    def __init__(self) -> None:
+        columns = (TextColumn("epoch"), MofNCompleteColumn(), BarColumn(), TimeRemainingColumn())
+        self.bar = Progress(*columns, TextColumn("{task.fields[auprc]}"), console=Console(stderr=True))
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: EdgePrediction) -> None:
+        self.epochs = self.bar.add_task("", total=trainer.max_epochs, completed=trainer.current_epoch, auprc="")
+        self.bar.start()
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: EdgePrediction) -> None:
+        auprc = f"validation AUPRC {trainer.callback_metrics['val_auprc']:.3f}"
+        self.bar.update(self.epochs, completed=trainer.current_epoch + 1, auprc=auprc)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: EdgePrediction) -> None:
+        self.bar.stop()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: EdgePrediction, exception: BaseException) -> None:
+        self.bar.stop()
 
 
 def _draw(x: Tensor, structural: bool) -> RegNet:
@@ -345,7 +448,46 @@ def _labels(edges: Tensor, non_edges: Tensor) -> Tensor:
     return torch.cat([torch.ones(edges.size(1)), torch.zeros(non_edges.size(1))])
 
 
-def _fit(task: EdgePrediction, keep_best: ModelCheckpoint, max_epochs: int, progress: bool) -> None:
+def _digest(values: Tensor) -> str:
+    values = values.detach().cpu().contiguous()
+    digest = hashlib.sha256(f"{values.dtype} {tuple(values.shape)} ".encode())
+    digest.update(values.numpy().data)
+    return digest.hexdigest()
+
+
+def _unfinished(path: Path) -> Path:
+    return path.with_suffix(".unfinished")
+
+
+def _check_kept(path: Path, settings: dict[str, Any], max_epochs: int) -> None:
+    """Raise unless the file keeps a training of these settings that has not done more epochs."""
+    try:
+        checkpoint = torch.load(path, weights_only=True, map_location="cpu")
+        before, done = checkpoint["regnet"]["settings"], int(checkpoint["epoch"]) + 1
+    except OSError:
+        raise
+    except Exception as error:  # torch raises all kinds on a file that is none of its own
+        raise ValueError(
+            f"{path} must be a training that regnet.pretrain kept, and is not; start over with resume=False"
+        ) from error
+    differences = [
+        f"other {name}" if name in ("expression", "edges") else f"{name}={before.get(name)}, not {value}"
+        for name, value in settings.items()
+        if before.get(name) != value
+    ]
+    if differences:
+        raise ValueError(
+            f"the training kept in {path.parent} must have the same settings to be resumed, and has "
+            f"{' and '.join(differences)}; give the same as then, or start over with resume=False"
+        )
+    if max_epochs < done:
+        raise ValueError(
+            f"max_epochs must be at least {done}, the epochs that the training kept in {path.parent} has done; "
+            f"got {max_epochs}; give more, or start over with resume=False"
+        )
+
+
+def _fit(task: EdgePrediction, keep: Keep, max_epochs: int, progress: bool, resume: bool) -> None:
     # Lightning reports its environment and its tips through logging and warnings; none is about this training.
     logger = logging.getLogger("lightning.pytorch")
     level = logger.level
@@ -356,13 +498,21 @@ def _fit(task: EdgePrediction, keep_best: ModelCheckpoint, max_epochs: int, prog
             trainer = L.Trainer(
                 accelerator="cpu",
                 max_epochs=max_epochs,
-                callbacks=[keep_best],
+                callbacks=[keep, ShowEpochs()] if progress else [keep],
+                plugins=[WriteBeside()],
                 logger=False,
-                enable_progress_bar=progress,
+                enable_checkpointing=False,
+                enable_progress_bar=False,
                 enable_model_summary=False,
                 num_sanity_val_steps=0,
             )
             whole_graph = [torch.zeros(1)]  # the one batch of an epoch; the task holds the graph itself
-            trainer.fit(task, train_dataloaders=whole_graph, val_dataloaders=whole_graph)
+            trainer.fit(task, whole_graph, whole_graph, ckpt_path=keep.path if resume else None, weights_only=True)
+    except SIGTERMException:  # which leaves with status 0, as if all were done
+        raise SystemExit(128 + signal.SIGTERM) from None
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):  # which Lightning turns into an exit
+            raise KeyboardInterrupt from None
+        raise
     finally:
         logger.setLevel(level)

@@ -1,27 +1,73 @@
-"""The command line and what `import regnet` costs."""
+"""The command line as a new user meets it, and what `import regnet` costs."""
 
 from __future__ import annotations
 
 import json
+import os
+import re
+import signal
 import subprocess
 import sys
+import time
+import warnings
 
+import anndata
+import numpy as np
 import pandas as pd
 import pytest
+import torch
+from scipy.sparse import csr_matrix
 from typer.testing import CliRunner
 
 import regnet
+from regnet.checkpoint import load_checkpoint
 from regnet.cli import app
 from regnet.datasets import dataset_names
+from regnet.report import REPORT_FILES, SHRINKAGE_FILES
+
+AWKWARD = ["NA", "nan", "TRUE", "007", "1-Mar", "HLA DRA", 'beta"2', "ß-catenin", "a,b"]
+PROGRAM = [sys.executable, "-c", "from regnet.cli import app; app()"]
 
 
 @pytest.fixture
 def run(monkeypatch, tiny_data, tmp_path):
     """Runs the command in an empty folder, on tiny data under the name `tiny`."""
     real = regnet.load_dataset
+
+    def load(name, dtype=torch.float32):
+        return tiny_data.clone().apply(lambda x: x.to(dtype), "x") if name == "tiny" else real(name, dtype=dtype)
+
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("regnet.datasets.load_dataset", lambda name: tiny_data if name == "tiny" else real(name))
-    return lambda *arguments: CliRunner().invoke(app, list(arguments))
+    monkeypatch.setattr("regnet.datasets.load_dataset", load)
+    return lambda *arguments: CliRunner().invoke(app, list(map(str, arguments)))
+
+
+@pytest.fixture
+def files(tiny_data, tmp_path):
+    """The tiny data as files with awkward names: x.csv.gz, x.h5ad and edges.tsv; returns their folder and the names."""
+    folder = tmp_path / "my files"
+    folder.mkdir()
+    genes = AWKWARD + tiny_data.gene_names[len(AWKWARD) :]
+    cells = [f"cell {k}" for k in range(12)]
+    pd.DataFrame(tiny_data.x.numpy(), index=genes, columns=cells).to_csv(folder / "x.csv.gz")
+    sparse = csr_matrix(tiny_data.x.numpy().T)
+    table = anndata.AnnData(sparse, obs=pd.DataFrame(index=cells), var=pd.DataFrame(index=genes))
+    table.write_h5ad(folder / "x.h5ad")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # on what AnnData will write one day
+        table.write_zarr(folder / "x.zarr")
+    edges = [(genes[source], genes[target], 1) for source, target in tiny_data.edge_index.T.tolist()]
+    pd.DataFrame(edges, columns=["source", "Target", "Label"]).to_csv(folder / "edges.tsv", sep="\t", index=False)
+    return folder, genes
+
+
+@pytest.fixture
+def trained(tiny_data, tmp_path):
+    """A model of the tiny data's width in a file, in float64."""
+    torch.manual_seed(0)
+    model = regnet.RegNet(12, hidden_channels=8, latent_channels=4, structural=True).double().eval()
+    torch.save(model.state_dict(), tmp_path / "model.pth")
+    return tmp_path / "model.pth", model
 
 
 def words(text):
@@ -29,10 +75,56 @@ def words(text):
     return " ".join(text.split())
 
 
-def test_datasets_lists_every_name_one_a_line(run):
-    result = run("datasets")
-    assert result.exit_code == 0
-    assert result.stdout.split("\n")[:-1] == dataset_names()
+def assert_error(result, *expected, code=1):
+    """One line on the error stream, no traceback."""
+    assert result.exit_code == code, result.output
+    assert isinstance(result.exception, SystemExit)
+    assert "Traceback" not in result.output
+    for word in expected:
+        assert word in words(result.stderr)
+    if code == 1:
+        assert len([line for line in result.stderr.splitlines() if line.startswith("Error: ")]) == 1
+        assert result.stderr.splitlines()[-1].startswith("Error: ")
+
+
+# datasets
+
+
+def test_datasets_lists_every_name_one_a_line_uncut(run, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.delenv("REGNET_DATA_DIR", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", "empty")
+    lines = run("datasets").stdout.splitlines()
+    assert lines[0].split() == ["name", "genes", "x", "cells", "edges", "from", "where", "it", "is"]
+    assert [line.split()[0] for line in lines[1:]] == dataset_names()
+    assert max(map(len, lines)) <= 80 and not any("…" in line for line in lines)
+    assert re.fullmatch(r"pbmc68k +765 x 350 +1025 +10x Genomics +part of scanpy *", lines[1])
+    assert re.fullmatch(r"mesc-lofgof +BEELINE/GENELink +download, 3\.5 MB *", lines[2])
+
+
+def test_datasets_reads_sizes_off_the_files_at_hand(run, real_file):
+    real_file("mDC/specific/network.csv")
+    line = next(line for line in run("datasets").stdout.splitlines() if line.startswith("mdc-specific"))
+    assert re.fullmatch(r"mdc-specific +821 x 383 +756 +BEELINE/GENELink +REGNET_DATA_DIR *", line)
+
+
+def test_datasets_downloads_nothing_and_imports_nothing_heavy(tmp_path):
+    heavy = ["torch", "pandas", "lightning", "matplotlib", "scanpy", "sklearn", "dask", "anndata"]
+    code = f"""
+import socket, sys
+socket.socket.connect = None
+from typer.testing import CliRunner
+from regnet.cli import app
+assert CliRunner().invoke(app, ["datasets"]).exit_code == 0
+print([name for name in {heavy} if name in sys.modules])"""
+    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
+    environment.pop("REGNET_DATA_DIR", None)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert result.stdout.strip() == "[]"
+    assert list(tmp_path.iterdir()) == []
+
+
+# pretrain
 
 
 def test_pretrain_writes_where_it_says_and_shows_the_metrics(run, tmp_path):
@@ -44,62 +136,336 @@ def test_pretrain_writes_where_it_says_and_shows_the_metrics(run, tmp_path):
     assert metrics["seed"] == 3
     for name in ("auroc", "auprc", "auroc_degree", "auprc_degree", "auroc_correlation", "auprc_correlation"):
         assert f"{metrics[name]:.3f}" in result.stdout
-    assert len(pd.read_csv(out / "shrinkage.csv")) == 40
+    assert {file.name for file in out.iterdir()} == set(REPORT_FILES)
     rows = [line for line in result.stdout.splitlines() if "AUROC" in line or "AUPRC" in line]
     assert [f"{metrics['auroc']:.3f}" in rows[0], f"{metrics['auprc_degree']:.3f}" in rows[1]] == [True, True]
+    assert "epoch" in result.stderr, "the progress bar"
 
 
 def test_pretrain_gives_what_the_function_gives(run, tiny_data, tmp_path):
     assert run("pretrain", "tiny", "--epochs", "2", "--out", "here").exit_code == 0
+    tiny_data.x = tiny_data.x.float()
     assert json.loads((tmp_path / "here" / "metrics.json").read_text()) == regnet.pretrain(tiny_data, max_epochs=2).metrics
 
 
+@pytest.mark.parametrize("expression", ["x.csv.gz", "x.h5ad", "x.zarr"])
+def test_pretrain_on_ones_own_files_gives_what_the_function_gives(run, files, tiny_data, tmp_path, expression):
+    folder, genes = files
+    result = run("pretrain", "--expression", folder / expression, "--edges", folder / "edges.tsv", "--epochs", "2")
+    assert result.exit_code == 0, result.output
+    out = tmp_path / "pretrain_outputs" / "x" / "pretrain"
+    tiny_data.x = tiny_data.x.float()
+    assert json.loads((out / "metrics.json").read_text()) == regnet.pretrain(tiny_data, max_epochs=2).metrics
+    table = pd.read_csv(out / "shrinkage.csv", keep_default_na=False)
+    assert table["gene"].tolist() == genes
+    assert table["is_tf"].tolist() == [gene < 4 for gene in range(40)], "the regulators"
+
+
+def test_a_list_of_tfs_and_another_network_are_used(run, files, tmp_path):
+    (tmp_path / "tfs.txt").write_text("G1\ng5\nNOT_THERE\n")
+    (tmp_path / "edges.csv").write_text("".join(f"G1,G{target}\n" for target in range(10, 25)) + "G1,UNKNOWN\n")
+    result = run("pretrain", "tiny", "--edges", "edges.csv", "--tfs", "tfs.txt", "--epochs", "1", "--out", "o")
+    assert result.exit_code == 0, result.output
+    table = pd.read_csv("o/shrinkage.csv")
+    assert table.loc[table["is_tf"], "gene"].tolist() == ["G1", "G5"]
+    assert set(pd.read_csv("o/train_edges.csv")["TF"]) == {"G1"}
+    for notice in (
+        "Notice: 1 name of the edges is no gene of the expression: UNKNOWN; 1 of 16 edges is dropped",
+        "Notice: 1 name of the transcription factors matches a gene only ignoring case: g5",
+        "Notice: 1 name of the transcription factors is no gene of the expression: NOT_THERE",
+    ):
+        assert notice in words(result.stderr)
+
+
+def test_outputs_are_not_replaced_without_force(run, tmp_path):
+    arguments = ["pretrain", "tiny", "--epochs", "1", "--out", "o"]
+    assert run(*arguments).exit_code == 0
+    before = {file.name: file.read_bytes() for file in (tmp_path / "o").iterdir()}
+    assert_error(run(*arguments, "--seed", "1"), "o holds regnet_pretrained.pth of an earlier run", "--force")
+    finished = run(*arguments, "--resume")
+    assert finished.exit_code == 0 and "already finished: o" in finished.stdout
+    assert {file.name: file.read_bytes() for file in (tmp_path / "o").iterdir()} == before
+    assert run(*arguments, "--seed", "1", "--force").exit_code == 0
+    assert json.loads((tmp_path / "o" / "metrics.json").read_text())["seed"] == 1
+
+
+def test_an_output_folder_with_a_part_of_the_outputs_is_not_filled_up_unasked(run, tmp_path):
+    (tmp_path / "o").mkdir()
+    (tmp_path / "o" / "shrinkage.csv").write_text("mine")
+    for option in ([], ["--resume"]):
+        assert_error(run("pretrain", "tiny", "--epochs", "1", "--out", "o", *option), "o holds shrinkage.csv", "--force")
+    assert (tmp_path / "o" / "shrinkage.csv").read_text() == "mine"
+
+
+def test_with_force_the_old_outputs_stay_until_the_new_ones_are_complete(run, tmp_path, monkeypatch):
+    assert run("pretrain", "tiny", "--epochs", "1", "--out", "o").exit_code == 0
+    before = {name: (tmp_path / "o" / name).read_bytes() for name in REPORT_FILES}
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("regnet.figures.save_diagnostics", fail)
+    assert_error(run("pretrain", "tiny", "--epochs", "1", "--out", "o", "--seed", "1", "--force"), "disk full")
+    assert {name: (tmp_path / "o" / name).read_bytes() for name in REPORT_FILES} == before
+
+
+def test_a_killed_training_goes_on_to_the_result_of_an_unbroken_one(run, files, tiny_data, tmp_path):
+    data = ["--expression", files[0] / "x.csv.gz", "--edges", files[0] / "edges.tsv"]
+    arguments = ["pretrain", *map(str, data), "--epochs", "60", "--out", "o"]
+    process = subprocess.Popen([*PROGRAM, *arguments], cwd=tmp_path, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    kept = tmp_path / "o" / "training" / "last.ckpt"
+    while not kept.is_file():
+        assert process.poll() is None
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (tmp_path / "o" / "metrics.json").exists()
+
+    assert_error(run(*arguments), "o holds an interrupted training", "--resume", "--force")
+    assert_error(run(*arguments, "--resume", "--seed", "1"), "seed")
+    assert kept.is_file(), "refusals lose nothing"
+    result = run(*arguments, "--resume")
+    assert result.exit_code == 0, result.output
+    assert {file.name for file in (tmp_path / "o").iterdir()} == set(REPORT_FILES)
+    tiny_data.x = tiny_data.x.float()
+    unbroken = regnet.pretrain(tiny_data, max_epochs=60)
+    assert json.loads((tmp_path / "o" / "metrics.json").read_text()) == unbroken.metrics
+    for name, weight in load_checkpoint(tmp_path / "o" / "regnet_pretrained.pth").state_dict().items():
+        assert torch.equal(weight, unbroken.model.state_dict()[name])
+
+
+def test_force_starts_an_interrupted_training_over(run, tiny_data, tmp_path):
+    kept = tmp_path / "o" / "training" / "last.ckpt"
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(b"of no use")
+    assert run("pretrain", "tiny", "--epochs", "1", "--out", "o", "--force").exit_code == 0
+    assert not kept.exists()
+
+
+def test_control_c_says_how_to_go_on(run, tmp_path, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("regnet.training.pretrain", interrupted)
+    result = run("pretrain", "tiny", "--out", "o", "--resume")
+    assert result.exit_code == 130 and "nothing was kept yet" in result.stderr
+    (tmp_path / "o" / "training").mkdir(parents=True)
+    (tmp_path / "o" / "training" / "last.ckpt").write_bytes(b"kept")
+    result = run("pretrain", "tiny", "--out", "o", "--resume")
+    assert result.exit_code == 130 and "--resume goes on" in result.stderr and "Traceback" not in result.output
+
+
+def test_input_errors_come_before_any_training(run, files, tmp_path, monkeypatch):
+    def trained(*_, **__):
+        raise AssertionError("it trained")
+
+    monkeypatch.setattr("regnet.training._fit", trained)
+    folder, _ = files
+    x, edges = folder / "x.csv.gz", folder / "edges.tsv"
+    (tmp_path / "other.csv").write_text("TF,Target\nX,Y\n")
+    (tmp_path / "transposed.csv").write_text("cell,007,NA,G20\nc1,1,2,3\nc2,1,2,3\n")
+    (tmp_path / "turned.csv").write_text("TF,Target\nna,007\n")
+    (tmp_path / "bad.csv").write_text("g,c\nA,x\n")
+    (tmp_path / "bad.h5ad").write_text("nothing")
+    for expression, network, word in [
+        (x, tmp_path / "none.csv", "no such file"),
+        (tmp_path / "none.csv", edges, "no such file"),
+        (tmp_path / "none.h5ad", edges, "none.h5ad"),
+        (x, tmp_path / "other.csv", "other.csv: no edge is between two genes"),
+        (tmp_path / "transposed.csv", tmp_path / "turned.csv", "transpose it"),
+        (tmp_path / "bad.csv", edges, "must be a number"),
+        (tmp_path / "bad.h5ad", edges, "bad.h5ad"),
+        (edges, edges, "must be a number"),
+        (tmp_path, edges, "ends in one of"),
+    ]:
+        assert_error(run("pretrain", "--expression", expression, "--edges", network, "--out", "o"), word)
+        assert not (tmp_path / "o").exists()
+    assert_error(run("pretrain", "tiny", "--edges", tmp_path / "turned.csv"), "no edge is between two genes")
+
+
 def test_an_unknown_data_set_is_one_line_and_no_traceback(run, tmp_path):
-    result = run("pretrain", "nonsense")
-    assert result.exit_code == 1
-    assert "Error: unknown data set 'nonsense'; known are pbmc68k" in words(result.stderr)
-    assert "Traceback" not in result.output
-    assert isinstance(result.exception, SystemExit)
+    assert_error(run("pretrain", "nonsense"), "Error: unknown data set 'nonsense'; known are pbmc68k")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_output_folder_that_is_a_file_is_an_error(run, tmp_path):
     (tmp_path / "taken").write_text("mine")
-    result = run("pretrain", "tiny", "--epochs", "1", "--out", "taken")
-    assert result.exit_code == 1 and "taken" in result.stderr
+    assert_error(run("pretrain", "tiny", "--epochs", "1", "--out", "taken"), "taken")
     assert (tmp_path / "taken").read_text() == "mine"
 
 
-@pytest.mark.parametrize("text", ["x must be [genes, cells]; see [/some/a] or W1 [x, m]", "[red]plain[/red]", "odd [/] end"])
+@pytest.mark.parametrize(
+    "text", ["x must be [genes, cells]; see [/some/a] or W1 [x, m]", "[red]plain[/red]", "odd [/] end", ":x:"]
+)
 def test_an_error_is_shown_as_it_is_written(run, monkeypatch, text):
-    """Square brackets are no markup: paths and shapes contain them."""
+    """Square brackets and colons are no markup: paths and shapes contain them."""
 
-    def fail(name):
+    def fail(name, dtype):
         raise ValueError(text)
 
     monkeypatch.setattr("regnet.datasets.load_dataset", fail)
-    result = run("pretrain", "tiny")
-    assert result.exit_code == 1
-    assert f"Error: {text}" in words(result.stderr)
+    assert_error(run("pretrain", "tiny"), f"Error: {text}")
+
+
+# shrinkage
+
+
+@pytest.mark.parametrize("expression", ["x.csv.gz", "x.h5ad", "x.zarr"])
+@pytest.mark.parametrize("layer", [0, 1])
+def test_shrinkage_weighs_a_layer_of_a_model_on_ones_own_files(run, files, trained, tiny_data, expression, layer):
+    folder, genes = files
+    path, model = trained
+    arguments = [
+        "--expression",
+        folder / expression,
+        "--edges",
+        folder / "edges.tsv",
+        "--checkpoint",
+        path,
+        "--layer",
+        layer,
+    ]
+    result = run("shrinkage", *arguments)
+    assert result.exit_code == 0, result.output
+    table = pd.read_csv("shrinkage_outputs/x/shrinkage.csv", keep_default_na=False, na_values={"w_eff": [""]})
+    x, graph = tiny_data.x, tiny_data.edge_index
+    if layer:
+        with torch.no_grad():
+            x = model.graphsage.layers[0](x, graph).relu()
+    expected = regnet.effective_weight(model.graphsage.layers[layer].agg, x, regnet.neighbor_mean(x, graph), method="jvp")
+    has = torch.bincount(graph[1], minlength=40) > 0
+    np.testing.assert_allclose(table["w_eff"][has.numpy()], expected[has], rtol=1e-8)
+    assert table["gene"].tolist() == genes
+    np.testing.assert_allclose(table["mean_expression"], tiny_data.x.mean(dim=1), rtol=1e-12)
+    low, median, high = table["w_eff"].quantile([0.25, 0.5, 0.75])
+    orphans = int((~has).sum())
+    for line in (
+        "genes 40",
+        f"edges {graph.size(1)} used of {graph.size(1)} in the file",
+        f"weight median {median:.3f}, quartiles {low:.3f} to {high:.3f}, of {40 - orphans} genes",
+        f"undefined for {orphans} genes: {orphans} have no regulators",
+        "written to shrinkage_outputs/x",
+    ):
+        assert line in words(result.stdout)
+    assert ("100% Completed" in result.stderr) == (expression != "x.csv.gz"), "a bar where a matrix stays on disk"
+
+
+def test_shrinkage_says_why_genes_are_undefined(run, tmp_path):
+    (tmp_path / "x.csv").write_text("g,c1\nA,1\nB,1\nC,3\n")
+    (tmp_path / "e.csv").write_text("A,B\nB,C\nA,gone\n")
+    torch.manual_seed(0)
+    model = regnet.RegNet(1, 8, 2)
+    torch.save(model.state_dict(), tmp_path / "m.pth")
+    arguments = ["shrinkage", "--expression", "x.csv", "--edges", "e.csv", "--checkpoint", "m.pth", "--out", "o"]
+    result = run(*arguments)
+    assert "edges 2 used of 3 in the file" in words(result.stdout)
+    assert "undefined for 2 genes: 1 have no regulators; 1 equal the mean of their regulators" in words(result.stdout)
+    model.graphsage.layers[0].agg.mlp[2].weight.data.zero_()
+    torch.save(model.state_dict(), tmp_path / "m.pth")
+    result = run(*arguments, "--force")
+    assert "1 do not respond" in words(result.stdout) and "median" not in result.stdout
+
+
+def test_shrinkage_of_pretrains_own_files_gives_pretrains_table(run, files, tmp_path):
+    folder, _ = files
+    data = ["--expression", folder / "x.csv.gz"]
+    assert run("pretrain", *data, "--edges", folder / "edges.tsv", "--epochs", "2", "--out", "p").exit_code == 0
+    result = run("shrinkage", *data, "--edges", "p/train_edges.csv", "--checkpoint", "p/regnet_pretrained.pth", "--out", "s")
+    assert result.exit_code == 0 and result.stderr == "", result.output
+    assert (tmp_path / "s" / "shrinkage.csv").read_bytes() == (tmp_path / "p" / "shrinkage.csv").read_bytes()
+    assert {file.name for file in (tmp_path / "s").iterdir()} == set(SHRINKAGE_FILES)
+
+
+def test_shrinkage_of_a_data_set_by_name(run, trained, tmp_path, tiny_data):
+    assert run("shrinkage", "tiny", "--checkpoint", trained[0]).exit_code == 0
+    table = pd.read_csv("shrinkage_outputs/tiny/shrinkage.csv")
+    expected = regnet.shrinkage_table(trained[1].graphsage.layers[0].agg, tiny_data)
+    pd.testing.assert_frame_equal(table, expected, check_exact=False, rtol=1e-12)
+
+
+def test_shrinkage_works_on_the_published_checkpoint(run, real_file):
+    result = run(
+        "shrinkage",
+        *("--expression", real_file("mESC/expression.csv.gz")),
+        *("--edges", real_file("published-checkpoint/message_graph.csv")),
+        *("--checkpoint", real_file("published-checkpoint/regnet_pretrained.pth")),
+    )
+    assert result.exit_code == 0, result.output
+    assert "genes 1120 edges 10906 used of 10906 in the file weight median 0.401" in words(result.stdout)
+
+
+def test_shrinkage_does_not_replace_without_force(run, trained, tmp_path):
+    arguments = ["shrinkage", "tiny", "--checkpoint", trained[0], "--out", "o"]
+    assert run(*arguments).exit_code == 0
+    before = (tmp_path / "o" / "shrinkage.csv").read_bytes()
+    assert_error(run(*arguments, "--layer", "1"), "o holds shrinkage.csv of an earlier run", "--force")
+    assert (tmp_path / "o" / "shrinkage.csv").read_bytes() == before
+    assert run(*arguments, "--layer", "1", "--force").exit_code == 0
+    assert (tmp_path / "o" / "shrinkage.csv").read_bytes() != before
+
+
+def test_what_does_not_fit_a_checkpoint_is_said(run, trained, tmp_path):
+    (tmp_path / "wide.csv").write_text("g," + ",".join("abcdefghijklmn") + "\nA" + ",1" * 14 + "\nB" + ",2" * 14 + "\n")
+    (tmp_path / "turned.csv").write_text("g,a,b\n" + "".join(f"G{k},1,{k}\n" for k in range(12)))
+    (tmp_path / "ab.csv").write_text("A,B\n")
+    (tmp_path / "g.csv").write_text("G1,G2\n")
+    model = ["--checkpoint", trained[0], "--out", "o"]
+    assert_error(
+        run("shrinkage", "--expression", "wide.csv", "--edges", "ab.csv", *model),
+        "takes 12 cells, and the expression has 2 genes x 14 cells",
+    )
+    assert_error(
+        run("shrinkage", "--expression", "turned.csv", "--edges", "g.csv", *model),
+        "12 genes x 2 cells",
+        "it seems to be cells x genes: transpose it",
+    )
+    assert_error(run("shrinkage", "tiny", *model, "--layer", "2"), "the model has 2 GraphSAGE layers; got 2")
+    assert_error(run("shrinkage", "tiny", "--checkpoint", "ab.csv"), "ab.csv: expected a")
+    assert_error(run("shrinkage", "tiny", "--checkpoint", "none.pth"), "none.pth: there is no such file")
+    assert not (tmp_path / "o").exists()
+
+
+# all commands
+
+
+def test_it_works_from_another_folder(files, trained, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    arguments = ["--expression", "../my files/x.h5ad", "--edges", "../my files/edges.tsv", "--checkpoint", "../model.pth"]
+    result = subprocess.run([*PROGRAM, "shrinkage", *arguments], cwd=elsewhere, capture_output=True, text=True, check=True)
+    assert {file.name for file in (elsewhere / "shrinkage_outputs" / "x").iterdir()} == set(SHRINKAGE_FILES)
+    assert "written to shrinkage_outputs/x" in result.stdout and "Warning" not in result.stderr
 
 
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
-        (["pretrain"], "Missing argument"),
+        (["pretrain"], "give either NAME"),
+        (["pretrain", "tiny", "--expression", "x.csv", "--edges", "e.csv"], "give either NAME"),
+        (["pretrain", "--expression", "x.csv"], "--expression needs --edges"),
+        (["pretrain", "tiny", "--tfs", "t.csv"], "--tfs needs --edges"),
+        (["pretrain", "tiny", "--resume", "--force"], "give one of them"),
         (["pretrain", "tiny", "--epochs", "0"], "epochs"),
         (["pretrain", "tiny", "--seed", "x"], "seed"),
+        (["shrinkage", "tiny"], "--checkpoint"),
+        (["shrinkage", "--checkpoint", "m.pth"], "give either NAME"),
+        (["shrinkage", "tiny", "--checkpoint", "m.pth", "--layer", "-1"], "layer"),
         (["fly"], "fly"),
     ],
 )
 def test_wrong_arguments_are_usage_errors(run, arguments, word):
     result = run(*arguments)
-    assert result.exit_code == 2 and word in result.output
+    assert result.exit_code == 2 and word in words(result.output.replace("│", " "))
 
 
-def test_help_shows_the_commands_and_an_example(run):
-    assert {"datasets", "pretrain"} <= set(run("--help").stdout.split())
-    assert "regnet pretrain pbmc68k" in words(run("pretrain", "--help").stdout)
+@pytest.mark.parametrize("command", [[], ["datasets"], ["pretrain"], ["shrinkage"]])
+def test_help_fits_a_screen_and_has_an_example(run, monkeypatch, command):
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = run(*command, "--help").stdout.splitlines()
+    assert len(lines) <= 24 and max(map(len, lines)) <= 80
+    assert any(line.strip().startswith("Example: regnet") for line in lines) and not any("…" in line for line in lines)
+    if not command:
+        assert {"datasets", "pretrain", "shrinkage"} <= set(" ".join(lines).split())
 
 
 def test_importing_regnet_pulls_in_neither_training_nor_figures():

@@ -16,8 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from regnet import datasets
-from regnet.datasets import PBMC68K_TFS, dataset_names, fetch, load_dataset, make_dataset
+from regnet import registry as registry_module
+from regnet.datasets import PBMC68K_TFS, check_gene_names, dataset_names, fetch, load_dataset, make_dataset, match_names
+from regnet.registry import list_datasets
 
 EXPRESSION = pd.DataFrame([[0.0, 1.5], [2.0, 0.5], [3.0, 3.0]], index=["Spi1", "LYZ", "Cd74"], columns=["c1", "c2"])
 
@@ -73,8 +74,13 @@ def test_the_callers_frame_is_left_alone(dtype):
 @pytest.mark.parametrize(
     ("change", "edges", "error", "words"),
     [
-        (lambda e: e.set_axis(["A", "B", "A"]), [("A", "B")], ValueError, ["unique", "A occur more than once"]),
-        (lambda e: e.set_axis(["Spi1", "SPI1", "B"]), [("B", "B")], ValueError, ["unique, ignoring case", "SPI1"]),
+        (lambda e: e.set_axis(["A", "B", "A"]), [("A", "B")], ValueError, ["unique", "occur more than once: A;"]),
+        (
+            lambda e: e.set_axis(["Spi1", "SPI1", "B"]),
+            [("B", "B"), ("spi1", "B")],
+            ValueError,
+            ["name spi1, which several genes are called, ignoring case", "as the expression does"],
+        ),
         (
             lambda e: e.astype(object).mask(e == 0.5, "high"),
             [("LYZ", "Cd74")],
@@ -97,7 +103,7 @@ def test_the_callers_frame_is_left_alone(dtype):
         (lambda e: e, [], ValueError, ["edge list is empty", "regulator, target"]),
         (lambda e: e, [("LYZ", "GATA1"), ("FOXP3", "LYZ")], ValueError, ["lacks", "GATA1, FOXP3", "drop these edges"]),
         (lambda e: e, [("LYZ", f"X{i}") for i in range(9)], ValueError, ["X0, X1, X2, X3, X4 and 4 more"]),
-        (lambda e: e, [("LYZ", np.nan)], ValueError, ["lacks", "NAN"]),
+        (lambda e: e, [("LYZ", np.nan)], ValueError, ["lacks: nan"]),
     ],
 )
 def test_unusable_input_is_refused(change, edges, error, words):
@@ -144,6 +150,53 @@ def test_an_unknown_name_lists_the_known_ones(name):
         assert known in str(caught.value)
 
 
+# matching names
+
+
+def test_names_match_exactly_first_then_ignoring_case():
+    genes = ["Spi1", "LYZ", "Cd4", "cd4", "ß"]
+    match = match_names(["lyz", "LYZ", "Cd4", "CD4", "SS", "X", "lyz", 7], genes)
+    assert match.rows == {"lyz": 1, "LYZ": 1, "Cd4": 2, "SS": 4}
+    assert (match.folded, match.unknown, match.ambiguous) == (["lyz", "SS"], ["X", "7"], ["CD4"])
+
+
+def test_genes_that_differ_in_case_can_be_told_apart_in_the_edges():
+    expression = EXPRESSION.set_axis(["Spi1", "SPI1", "Cd74"])
+    data = make_dataset(expression, [("SPI1", "cd74"), ("Spi1", "Cd74")], ["spi1", "CD74"])
+    assert data.edge_index.tolist() == [[1, 0], [2, 2]]
+    assert data.is_tf.tolist() == [False, False, True], "a factor that could be two genes is passed over"
+
+
+def test_only_exact_duplicates_are_refused():
+    check_gene_names(["Spi1", "SPI1"])
+    with pytest.raises(ValueError, match="more than once: A, B; merge or drop them"):
+        check_gene_names(["A", "B", "A", "B"])
+
+
+# what there is
+
+
+def test_a_data_set_is_listed_with_its_size_once_it_is_there(server):
+    pbmc, toy = list_datasets()
+    assert pbmc.place == "part of scanpy"
+    assert toy == ("toy-near", "", "", "BEELINE/GENELink", "download, 0.0 MB")
+    load_dataset("toy-near")
+    requests = server.requests.total()
+    assert list_datasets()[1] == ("toy-near", "2 x 2", "1", "BEELINE/GENELink", "downloaded")
+    fetch("toy/near/tfs.csv").write_bytes(b"cut")
+    assert list_datasets()[1].place == "download, 0.0 MB", "a file of another size is not counted as there"
+    assert server.requests.total() == requests
+
+
+def test_a_data_folder_is_where_data_sets_are_listed_from(server, monkeypatch, tmp_path):
+    monkeypatch.setenv("REGNET_DATA_DIR", str(tmp_path / "data"))
+    assert list_datasets()[1].place == "missing, 0.0 MB"
+    for name, body in server.files.items():
+        (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "data" / name).write_bytes(body)
+    assert list_datasets()[1] == ("toy-near", "2 x 2", "1", "BEELINE/GENELink", "REGNET_DATA_DIR")
+
+
 # downloads, from a server of our own
 
 
@@ -181,9 +234,12 @@ def server(monkeypatch, tmp_path):
     registry = tmp_path / "registry.txt"
     registry.write_text(
         "# a comment\n"
-        + "".join(f"{name} sha256:{hashlib.sha256(body).hexdigest()} {address}/{name}\n" for name, body in files.items())
+        + "".join(
+            f"{name} sha256:{hashlib.sha256(body).hexdigest()} {address}/{name} {len(body)}\n"
+            for name, body in files.items()
+        )
     )
-    monkeypatch.setattr(datasets, "_REGISTRY", registry)
+    monkeypatch.setattr(registry_module, "_REGISTRY", registry)
     monkeypatch.setenv("XDG_CACHE_HOME", str(http.cache))
     monkeypatch.delenv("REGNET_DATA_DIR", raising=False)
     for proxy in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
@@ -274,10 +330,11 @@ def test_an_empty_variable_is_no_data_folder(server, monkeypatch):
 
 def test_the_registry_is_the_manifest(real_file):
     manifest = pd.read_csv(real_file("MANIFEST.tsv"), sep="\t")
-    registry = datasets._pooch().registry
-    assert {name: checksum.removeprefix("sha256:") for name, checksum in registry.items()} == dict(
-        zip(manifest["file"], manifest["sha256"], strict=True)
-    )
+    rows = {
+        file: (checksum.removeprefix("sha256:"), address, int(size))
+        for file, checksum, address, size in registry_module._rows()
+    }
+    assert rows == {row.file: (row.sha256, row.url, row.bytes) for row in manifest.itertuples()}
 
 
 @pytest.mark.parametrize(
@@ -292,6 +349,8 @@ def test_real_networks(cells, kind, shape, real_file):
     assert tuple(data.x.shape) == shape and data.name == f"{cells}-{kind}".lower()
     np.testing.assert_array_equal(data.x.numpy(), expression.to_numpy())
     upper = [gene.upper() for gene in data.gene_names]
+    listed = next(row for row in list_datasets() if row.name == data.name)
+    assert (listed.shape, listed.edges) == (f"{shape[0]} x {shape[1]}", str(data.edge_index.size(1)))
     drawn = {(upper[a], upper[b]) for a, b in data.edge_index.T.tolist()}
     assert drawn == set(zip(network["Gene1"].str.upper(), network["Gene2"].str.upper(), strict=True))
     assert data.edge_index.size(1) == len(drawn)
@@ -322,6 +381,11 @@ def whole():
     import scanpy
 
     return scanpy.datasets.pbmc68k_reduced().raw.to_adata().to_df().T.astype(np.float64)
+
+
+def test_pbmc68k_is_listed_with_its_own_size(pbmc):
+    listed = list_datasets()[0]
+    assert (listed.shape, listed.edges) == (f"{pbmc.x.size(0)} x {pbmc.x.size(1)}", str(pbmc.edge_index.size(1)))
 
 
 def test_pbmc68k_has_its_shape_and_its_tfs(pbmc):

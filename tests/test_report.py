@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import json
 
+import dask.array as da
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from scipy.sparse import csr_matrix
 from torch_geometric.data import Data
 
 from regnet import RegNet, effective_weight, neighbor_mean, sensitivities, shrinkage_table
-from regnet.report import write_report
+from regnet.report import (
+    REPORT_FILES,
+    SHRINKAGE_FILES,
+    model_table,
+    undefined_genes,
+    write_report,
+    write_shrinkage,
+)
 
+FIGURES = {"shrinkage_vs_degree.png", "shrinkage_hist.png", "shrinkage_vs_expr.png"}
+FILES = {"regnet_pretrained.pth", "metrics.json", "train_edges.csv", "shrinkage.csv"} | FIGURES
 COLUMNS = ["gene", "in_degree", "mean_expression", "is_tf", "w_eff", "S_x", "S_m"]
-FILES = {
-    "regnet_pretrained.pth",
-    "metrics.json",
-    "shrinkage.csv",
-    "shrinkage_vs_degree.png",
-    "shrinkage_hist.png",
-    "shrinkage_vs_expr.png",
-}
 
 
 @pytest.fixture
@@ -77,7 +80,7 @@ def test_the_report_is_complete_and_leaves_nothing_else(model, tiny_data, tmp_pa
     out = tmp_path / "deep" / "folder"
     metrics = {"auroc": 0.75, "seed": 3}
     write_report(out, model, tiny_data, tiny_data.edge_index, metrics)
-    assert {file.name for file in out.iterdir()} == FILES
+    assert {file.name for file in out.iterdir()} == FILES == set(REPORT_FILES)
     assert json.loads((out / "metrics.json").read_text()) == metrics
     table = shrinkage_table(model.graphsage.layers[0].agg, tiny_data)
     pd.testing.assert_frame_equal(pd.read_csv(out / "shrinkage.csv"), table, check_exact=False, rtol=1e-12)
@@ -89,6 +92,69 @@ def test_the_report_is_complete_and_leaves_nothing_else(model, tiny_data, tmp_pa
         if name.endswith(".png"):
             with Image.open(out / name) as picture:
                 assert min(picture.size) > 300 and len(picture.convert("L").getcolors(256) or []) > 5
+
+
+def test_the_graph_is_written_by_name(model, tiny_data, tmp_path):
+    tiny_data.gene_names[0] = "a, b"
+    write_report(tmp_path, model, tiny_data, tiny_data.edge_index[:, :5], {})
+    edges = pd.read_csv(tmp_path / "train_edges.csv")
+    names = tiny_data.gene_names
+    expected = [[names[source], names[target]] for source, target in tiny_data.edge_index[:, :5].T.tolist()]
+    assert list(edges.columns) == ["TF", "Target"] and edges.to_numpy().tolist() == expected
+
+
+@pytest.mark.parametrize("layer", [0, 1, 2])
+@pytest.mark.parametrize("sparse", [False, True])
+def test_any_layer_is_weighed_in_memory_and_on_disk_alike(tiny_data, layer, sparse):
+    model = RegNet(12, hidden_channels=8, latent_channels=4, num_layers=3).double().eval()
+    table = model_table(model, tiny_data, layer)
+    seen = []
+    model.graphsage.layers[layer].register_forward_hook(lambda module, inputs, output: seen.append(inputs))
+    with torch.no_grad():
+        model.graphsage(tiny_data.x, tiny_data.edge_index)
+    hidden, graph = seen[0]
+    expected = sensitivities(model.graphsage.layers[layer].agg, hidden, neighbor_mean(hidden, graph), "jvp")
+    has = (table["in_degree"] > 0).to_numpy()
+    np.testing.assert_allclose(table.loc[has, "S_m"], expected.neighbor_sensitivity[has], rtol=1e-9)
+    np.testing.assert_allclose(table["mean_expression"], tiny_data.x.mean(dim=1), rtol=1e-12)
+
+    on_disk = tiny_data.clone()
+    on_disk.x = da.from_array(tiny_data.x.numpy(), chunks=(40, 5))
+    if sparse:
+        on_disk.x = on_disk.x.map_blocks(csr_matrix, meta=csr_matrix((0, 0), dtype=np.float64))
+    pd.testing.assert_frame_equal(model_table(model, on_disk, layer), table, check_exact=False, rtol=1e-9)
+
+
+@pytest.mark.parametrize("layer", [-1, 2])
+def test_a_layer_that_does_not_exist_is_refused(model, tiny_data, layer):
+    with pytest.raises(ValueError, match=f"from 0 to 1: the model has 2 GraphSAGE layers; got {layer}"):
+        model_table(model, tiny_data, layer)
+
+
+def test_another_number_of_cells_is_refused_with_both_numbers(model, tiny_data):
+    tiny_data.x = tiny_data.x[:, :11]
+    with pytest.raises(ValueError, match="takes 12 cells, and the expression has 40 genes x 11 cells; give the cells"):
+        model_table(model, tiny_data)
+    tiny_data.x = tiny_data.x[:12]
+    with pytest.raises(ValueError, match="cells x genes: transpose it"):
+        model_table(model, tiny_data)
+
+
+def test_a_shrinkage_report_is_whole_or_not_there(model, tiny_data, tmp_path, monkeypatch):
+    table = model_table(model, tiny_data)
+    write_shrinkage(tmp_path / "o", table)
+    assert {file.name for file in (tmp_path / "o").iterdir()} == set(SHRINKAGE_FILES) == {"shrinkage.csv"} | FIGURES
+    monkeypatch.setattr("regnet.figures.save_diagnostics", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write_shrinkage(tmp_path / "p", table)
+    assert list((tmp_path / "p").iterdir()) == []
+
+
+def test_genes_without_a_weight_are_counted_by_reason(model, tiny_data):
+    tiny_data.x[6:8] = tiny_data.x[5]
+    table = shrinkage_table(model.graphsage.layers[0].agg, tiny_data, torch.tensor([[5, 5, 5], [6, 7, 8]]))
+    assert undefined_genes(table) == {"have no regulators": 37, "equal the mean of their regulators": 2}
+    assert undefined_genes(table[8:9]) == {}
 
 
 def test_an_old_report_is_replaced_and_other_files_stay(model, tiny_data, tmp_path):

@@ -6,52 +6,22 @@ from copy import deepcopy
 
 import pytest
 import torch
+from examples import Dropping, close, layers, linear, mlp
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torch_geometric.nn import SAGEConv
 
-from regnet.graph import neighbor_mean
 from regnet.layers import as_function
 from regnet.model import MLPAggregator
 from regnet.shrinkage import (
     effective_weight,
-    effective_weight_on_graph,
     kink_distance,
     local_affine,
     sensitivities,
-    sensitivities_on_graph,
 )
 
 jacobian = torch.autograd.functional.jacobian
-
-
-def close(got, expected, rtol=1e-10, atol=1e-13):
-    torch.testing.assert_close(got.detach(), expected.detach(), rtol=rtol, atol=atol, equal_nan=True)
-
-
-def mlp(cells=4, hidden=16, out=5, seed=0, bias=True):
-    torch.manual_seed(seed)
-    return nn.Sequential(nn.Linear(2 * cells, hidden, bias=bias), nn.ReLU(), nn.Linear(hidden, out, bias=bias)).double()
-
-
-def linear(A, B):
-    """h = A x + B m as one Linear on [x, m]."""
-    layer = nn.Linear(A.size(1) * 2, A.size(0), bias=False).to(A.dtype)
-    layer.weight.data = torch.cat([A, B], dim=1)
-    return layer
-
-
-def layers():
-    torch.manual_seed(1)
-    return [
-        mlp(),
-        mlp(bias=False),
-        MLPAggregator(4, 7).double(),
-        nn.Linear(8, 3).double(),
-        SAGEConv(4, 6).double(),
-        nn.Sequential(nn.Linear(8, 9), nn.Dropout(0.5), nn.ReLU(), nn.Linear(9, 1)).double(),
-    ]
 
 
 @pytest.fixture
@@ -266,17 +236,6 @@ def test_any_shape_agrees_with_forward_mode(genes, cells, hidden, out, dtype, se
 # Training mode and autograd
 
 
-class Dropping(nn.Module):
-    """Dropout in the middle; counts its modes."""
-
-    def __init__(self):
-        super().__init__()
-        self.mlp = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Dropout(0.9), nn.Linear(32, 5)).double()
-
-    def forward(self, x, m):
-        return self.mlp(torch.cat([x, m], dim=-1))
-
-
 @pytest.mark.parametrize("method", ["exact", "jvp", "finite-difference"])
 def test_dropout_has_no_effect_and_training_mode_is_restored(method, pair):
     torch.manual_seed(0)
@@ -467,180 +426,6 @@ def test_local_affine_refuses(normal):
         local_affine(lambda x, m: x, x, x)
 
 
-# On a graph
-
-
-def oracle(layer, x, edge_index):
-    """Form m, differentiate forward, and leave out genes without regulators."""
-    result = effective_weight(layer, x, neighbor_mean(x, edge_index), "jvp")
-    result[torch.bincount(edge_index[1], minlength=x.size(0)) == 0] = torch.nan
-    return result
-
-
-@pytest.mark.parametrize("layer", layers(), ids=lambda layer: type(layer).__name__)
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
-def test_graph_level_closed_form_agrees_with_forward_mode(layer, dtype, tolerance, normal, random_graph):
-    layer = deepcopy(layer).to(dtype)
-    x, edge_index = normal(30, 4).to(dtype), random_graph(30, 120)
-    got = effective_weight_on_graph(layer, x, edge_index)
-    assert got.isnan().sum() >= 1 and got.dtype == dtype
-    torch.testing.assert_close(got, oracle(layer, x, edge_index), rtol=0, atol=tolerance, equal_nan=True)
-
-
-@pytest.mark.parametrize(("dtype", "tolerance", "smallest"), [(torch.float64, 1e-12, 1e-6), (torch.float32, 1e-5, 1e-3)])
-def test_genes_almost_equal_to_their_mean_keep_their_digits(dtype, tolerance, smallest, normal):
-    """x_i = mean + size * direction for sizes from 1 down: the result must not lose digits as delta shrinks.
-
-    The oracle forms the mean, rounds it, and so loses as many digits in delta itself: it is given the exact delta
-    of numbers that are representable, on one regulator, so that both see the same delta.
-    """
-    layer = mlp(cells=40, hidden=32, out=8).to(dtype)
-    regulator = normal(1, 40).to(dtype)
-    sizes = [1.0, 0.1, 0.05, 0.02, 0.011, 0.009, 1e-3]
-    sizes = [size for size in sizes if size >= smallest] + [smallest]
-    x = torch.cat([regulator, *(regulator + size * normal(1, 40).to(dtype) for size in sizes)])
-    edge_index = torch.tensor([[0] * len(sizes), list(range(1, len(sizes) + 1))])
-    got, expected = effective_weight_on_graph(layer, x, edge_index)[1:], oracle(layer, x, edge_index)[1:]
-    torch.testing.assert_close(got, expected, rtol=0, atol=tolerance)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_genes_equal_to_their_mean_are_undefined_on_a_graph(dtype, normal):
-    x = normal(6, 5).to(dtype)
-    x[3] = x[0]  # one regulator, copied
-    x[4] = (x[0] + x[1] + x[2]) / 3  # three regulators, equal up to rounding
-    edge_index = torch.tensor([[0, 0, 1, 2, 1], [3, 4, 4, 4, 5]])
-    result = sensitivities_on_graph(mlp(cells=5).to(dtype), x, edge_index)
-    for values in (result.self_sensitivity, result.neighbor_sensitivity, result.weight):
-        assert values.isnan().tolist() == [True, True, True, True, True, False]
-
-
-def test_repeated_edges_count_repeatedly_on_a_graph(normal):
-    x = normal(6, 4)
-    repeated = torch.tensor([[0, 0, 1, 2], [4, 4, 4, 5]])
-    layer = mlp()
-    got = effective_weight_on_graph(layer, x, repeated)
-    m = ((2 * x[0] + x[1]) / 3)[None]
-    close(got[4:5], effective_weight(layer, x[4:5], m))
-    conv = SAGEConv(4, 3).double()
-    A, B = conv.lin_r.weight, conv.lin_l.weight
-    delta = x[4] - m[0]
-    close(effective_weight_on_graph(conv, x, repeated)[4], (A @ delta).norm() / ((A @ delta).norm() + (B @ delta).norm()))
-
-
-def test_repeated_edges_count_repeatedly_for_genes_almost_equal_to_their_mean(normal):
-    """The genes that are computed a second time, from delta itself, average in the same way."""
-    x = normal(4, 4)
-    x[3] = (2 * x[0] + x[1]) / 3 + 1e-5 * normal(4)
-    layer, edge_index = mlp(), torch.tensor([[0, 0, 1], [3, 3, 3]])
-    torch.testing.assert_close(
-        effective_weight_on_graph(layer, x, edge_index)[3], oracle(layer, x, edge_index)[3], rtol=0, atol=1e-9
-    )
-
-
-def test_edge_order_and_gene_order_on_a_graph(normal, random_graph, rng):
-    layer, x, edge_index = mlp(), normal(14, 4), random_graph(14, 50)
-    expected = effective_weight_on_graph(layer, x, edge_index)
-    close(effective_weight_on_graph(layer, x, edge_index[:, torch.randperm(50, generator=rng)]), expected)
-    order = torch.randperm(14, generator=rng)
-    close(effective_weight_on_graph(layer, x[order], order.argsort()[edge_index]), expected[order])
-
-
-def test_the_direction_of_the_edges_matters():
-    """0 -> 1: gene 1 is shrunk toward gene 0, and gene 0 toward nothing."""
-    layer = linear(torch.tensor([[0.25]]), torch.tensor([[0.75]]))
-    got = sensitivities_on_graph(layer, torch.tensor([[1.0], [3.0]]), torch.tensor([[0], [1]]))
-    assert got.weight.isnan().tolist() == [True, False] and got.weight[1] == 0.25
-    assert got.self_sensitivity[1] == 0.5 and got.neighbor_sensitivity[1] == 1.5
-
-
-def test_each_gene_has_its_own_delta_on_a_graph(normal, random_graph):
-    """A layer whose weight depends on the direction: a delta shared between genes would show."""
-    layer, x, edge_index = linear(normal(3, 4), normal(3, 4)), normal(20, 4), random_graph(20, 80)
-    got = effective_weight_on_graph(layer, x, edge_index)
-    A, B = layer.weight.detach().tensor_split(2, dim=1)
-    for gene in (~got.isnan()).nonzero().squeeze(1).tolist():
-        delta = x[gene] - x[edge_index[0, edge_index[1] == gene]].mean(dim=0)
-        close(got[gene], (A @ delta).norm() / ((A @ delta).norm() + (B @ delta).norm()))
-    assert got[~got.isnan()].std() > 0.01
-
-
-def test_other_layers_go_through_forward_mode_on_a_graph(normal, random_graph):
-    torch.manual_seed(0)
-    layer = nn.Sequential(nn.Linear(8, 9), nn.Tanh(), nn.Linear(9, 2)).double()
-    x, edge_index = normal(12, 4), random_graph(12, 40)
-    close(effective_weight_on_graph(layer, x, edge_index), oracle(layer, x, edge_index))
-    assert effective_weight_on_graph(layer, x, edge_index)[-1].isnan()
-
-
-@pytest.mark.parametrize("aggregation", ["max", "sum"])
-def test_a_sageconv_that_takes_no_mean_is_refused_on_a_graph(aggregation, normal, random_graph):
-    """Its answer does not depend on the neighbour mean: a weight computed at that mean would be another layer's."""
-    with pytest.raises(TypeError, match=r"aggr=.mean"):
-        effective_weight_on_graph(SAGEConv(4, 3, aggr=aggregation).double(), normal(9, 4), random_graph(9, 20))
-
-
-def test_dropout_has_no_effect_on_a_graph(normal, random_graph):
-    layer, x, edge_index = Dropping(), normal(9, 4), random_graph(9, 20)
-    expected = effective_weight_on_graph(layer.eval(), x, edge_index)
-    layer.train()
-    close(effective_weight_on_graph(layer, x, edge_index), expected, rtol=0, atol=0)
-    assert all(module.training for module in layer.modules())
-
-
-def test_one_gene_and_one_cell():
-    layer = mlp(cells=1)
-    one = torch.tensor([[2.0]]).double()
-    assert effective_weight_on_graph(layer, one, torch.tensor([[0], [0]])).isnan().all()  # its own regulator: no delta
-    x = torch.tensor([[1.0], [4.0]]).double()
-    edge_index = torch.tensor([[0], [1]])
-    close(effective_weight_on_graph(layer, x, edge_index), oracle(layer, x, edge_index))
-
-
-@given(
-    genes=st.integers(1, 6),
-    cells=st.integers(1, 4),
-    dtype=st.sampled_from([torch.float32, torch.float64]),
-    values=st.sampled_from(["random", "integers", "constant", "zero"]),
-    seed=st.integers(0, 500),
-    data=st.data(),
-)
-def test_any_graph_agrees_with_forward_mode(genes, cells, dtype, values, seed, data):
-    """Well-scaled or exactly representable rows, so that delta is either zero or has all its digits."""
-    gene = st.integers(0, genes - 1)
-    edge_index = torch.tensor(data.draw(st.lists(st.tuples(gene, gene), min_size=1, max_size=4))).T
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(genes, cells, dtype=dtype, generator=generator)
-    if values == "integers":
-        x = (3 * x).round()
-    elif values == "constant":
-        x = torch.full_like(x, 2.0)
-    elif values == "zero":
-        x = torch.zeros_like(x)
-    layer = mlp(cells, 7, 3, seed).to(dtype)
-    got = effective_weight_on_graph(layer, x, edge_index)
-    expected = oracle(layer, x, edge_index)
-    torch.testing.assert_close(got, expected, rtol=0, atol=2e-4 if dtype == torch.float32 else 1e-11, equal_nan=True)
-    if values in ("constant", "zero"):
-        assert got.isnan().all()
-
-
-def test_unusable_graphs_are_refused(normal):
-    x = normal(3, 4)
-    with pytest.raises(ValueError, match="edge_index is empty"):
-        effective_weight_on_graph(mlp(), x, torch.empty(2, 0, dtype=torch.long))
-    with pytest.raises(ValueError, match=r"edge 0 \(0 -> 3\).*does not exist"):
-        effective_weight_on_graph(mlp(), x, torch.tensor([[0], [3]]))
-    with pytest.raises(TypeError, match="edge_index must be an integer"):
-        effective_weight_on_graph(mlp(), x, torch.tensor([[0.0], [1.0]]))
-    with pytest.raises(ValueError, match="x must be finite"):
-        effective_weight_on_graph(mlp(), x * torch.nan, torch.tensor([[0], [1]]))
-    with pytest.raises(ValueError, match=r"takes 5 features.*got 4"):
-        effective_weight_on_graph(mlp(5), x, torch.tensor([[0], [1]]))
-    with pytest.raises(TypeError, match="float64 and x is"):
-        effective_weight_on_graph(mlp(), x.float(), torch.tensor([[0], [1]]))
-
-
 @pytest.mark.parametrize("method", ["jvp", "finite-difference"])
 @pytest.mark.parametrize("output", [lambda x, m: (x - m).sum(dim=1), lambda x, m: (x - m)[:2], lambda x, m: (x - m)[None]])
 def test_a_layer_must_return_one_row_a_gene(method, output, normal):
@@ -652,33 +437,6 @@ def test_a_layer_must_return_one_row_a_gene(method, output, normal):
 def test_a_layer_of_another_dtype_is_refused_by_every_method(method, normal):
     with pytest.raises(TypeError, match=r"float32.*float64.*layer\.to"):
         sensitivities(torch.nn.Linear(6, 2), normal(4, 3), normal(4, 3), method)
-
-
-def test_wide_data_take_int32_edges(normal, random_graph):
-    layer, x, edge_index = torch.nn.Linear(64, 5).double(), normal(8, 32), random_graph(8, 20)
-    expected = effective_weight_on_graph(layer, x, edge_index)
-    close(effective_weight_on_graph(layer, x, edge_index.int()), expected, rtol=0, atol=0)
-
-
-def test_a_gene_equal_to_its_regulator_has_no_weight_even_where_the_layer_hardly_sees_it(normal):
-    """Rows of weights that sum to zero annihilate a constant gene: all that is left of it is rounding."""
-    layer = torch.nn.Linear(20, 8, bias=False).double()
-    layer.weight.data = torch.cat([half - half.mean(dim=1, keepdim=True) for half in (normal(8, 10), normal(8, 10))], dim=1)
-    x = normal(4, 10)
-    x[:2] = 0.1
-    assert effective_weight_on_graph(layer, x, torch.tensor([[0, 2], [1, 3]]))[1].isnan()
-
-
-@pytest.mark.parametrize("scale", [1e-25, 1e-12, 1e12, 1e20])
-def test_the_weight_of_a_linear_layer_survives_any_scale_of_float32(scale, normal, random_graph):
-    layer, x, edge_index = torch.nn.Linear(12, 5, bias=False), normal(9, 6).float(), random_graph(9, 30)
-    expected = effective_weight_on_graph(layer, x, edge_index)
-    got = effective_weight_on_graph(layer, scale * x, edge_index)
-    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5, equal_nan=True)
-    m = neighbor_mean(x, edge_index)
-    torch.testing.assert_close(
-        effective_weight(layer, scale * x, scale * m), effective_weight(layer, x, m), rtol=1e-4, atol=1e-5, equal_nan=True
-    )
 
 
 def test_undefined_genes_are_counted(normal):

@@ -5,6 +5,11 @@ from __future__ import annotations
 import json
 import random
 import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pandas as pd
@@ -399,7 +404,7 @@ def test_the_files_and_their_contents(tiny_data, tmp_path):
     out = tmp_path / "out"
     result = pretrain(tiny_data, max_epochs=2, out_dir=out)
     assert {file.name for file in out.iterdir()} == {
-        "regnet_pretrained.pth", "metrics.json", "shrinkage.csv",
+        "regnet_pretrained.pth", "metrics.json", "shrinkage.csv", "train_edges.csv",
         "shrinkage_vs_degree.png", "shrinkage_hist.png", "shrinkage_vs_expr.png",
     }  # fmt: skip
     assert json.loads((out / "metrics.json").read_text()) == result.metrics
@@ -521,3 +526,344 @@ def test_genes_without_regulators_are_counted(tiny_data):
     result = pretrain(tiny_data, max_epochs=1)
     targets = set(result.edge_index[1].tolist())
     assert result.metrics["genes_without_regulators"] == tiny_data.num_nodes - len(targets)
+
+
+# stopping and going on
+
+
+class StopError(Exception):
+    """What a test stops a training with; what is kept on disk is then as a kill would leave it."""
+
+
+def stop(*_):
+    raise StopError
+
+
+@pytest.fixture
+def no_report(monkeypatch):
+    monkeypatch.setattr(training, "write_report", lambda *_: None)
+
+
+def stop_at(monkeypatch, cls, method, epoch):
+    """Stop in a method that runs once an epoch, before it does anything."""
+    original = getattr(cls, method)
+
+    def stopping(self, *args):
+        task = self if isinstance(self, EdgePrediction) else args[1]
+        if task.current_epoch == epoch:
+            raise StopError
+        return original(self, *args)
+
+    monkeypatch.setattr(cls, method, stopping)
+
+
+def stopped(data, out, epoch, max_epochs=6, place=(EdgePrediction, "validation_step"), **options):
+    with pytest.MonkeyPatch.context() as patch:
+        stop_at(patch, *place, epoch)
+        with pytest.raises(StopError):
+            pretrain(data, max_epochs=max_epochs, out_dir=out, **options)
+
+
+def same(one, two):
+    return same_model(one.model, two.model) and one.metrics == two.metrics
+
+
+PLACES = [(EdgePrediction, "training_step"), (EdgePrediction, "validation_step"), (training.Keep, "on_train_epoch_end")]
+
+
+def validate_as(monkeypatch, scores):
+    """Let the validation give these scores, so that the best epoch is where a test wants it."""
+    original = EdgePrediction.log
+
+    def log(self, name, value, **options):
+        original(self, name, torch.tensor(scores[self.current_epoch]) if name == "val_auprc" else value, **options)
+
+    monkeypatch.setattr(EdgePrediction, "log", log)
+
+
+@pytest.mark.usefixtures("no_report")
+@pytest.mark.parametrize("options", [{}, training.PLAIN])
+def test_a_resumed_training_gives_exactly_the_result_of_one_without_a_break(options, tiny_data, tmp_path, monkeypatch):
+    """The scores rise, so that the last epoch, which depends on all before it, is the best."""
+    validate_as(monkeypatch, [0.1, 0.2, 0.3, 0.4, 0.5, 0.6])
+    options = options | {"seed": 3}
+    expected = pretrain(tiny_data, max_epochs=6, **options)
+    assert expected.metrics["best_epoch"] == 5
+    for place in PLACES:
+        for epoch in (0, 2, 5):
+            stopped(tiny_data, tmp_path, epoch, place=place, **options)
+            assert (tmp_path / "training" / "last.ckpt").is_file() == (epoch > 0)
+            resumed = pretrain(tiny_data, max_epochs=6, out_dir=tmp_path, resume=True, **options)
+            assert same(resumed, expected), (place, epoch)
+            assert list(tmp_path.iterdir()) == [], "the kept training is removed at the end"
+    for epoch in (1, 2, 2, 4):
+        stopped(tiny_data, tmp_path, epoch, resume=True, **options)
+    assert same(pretrain(tiny_data, max_epochs=6, out_dir=tmp_path, resume=True, **options), expected)
+
+
+@pytest.mark.usefixtures("no_report")
+@pytest.mark.parametrize("scores", [[0.1, 0.9, 0.2, 0.3, 0.4, 0.5], [0.1, 0.2, 0.3, 0.4, 0.9, 0.8]])
+def test_the_best_epoch_may_lie_before_or_after_a_break(scores, tiny_data, tmp_path, monkeypatch):
+    validate_as(monkeypatch, scores)
+    expected = pretrain(tiny_data, max_epochs=6)
+    assert expected.metrics["best_epoch"] == int(np.argmax(scores))
+    stopped(tiny_data, tmp_path, 3)
+    assert same(pretrain(tiny_data, max_epochs=6, out_dir=tmp_path, resume=True), expected)
+
+
+@pytest.mark.usefixtures("no_report")
+def test_a_resumed_training_may_go_on_for_longer(tiny_data, tmp_path, monkeypatch):
+    """Also one that had done all it was asked for, and was killed before its report."""
+    validate_as(monkeypatch, [0.1, 0.2, 0.3, 0.4, 0.5, 0.6])
+    expected = pretrain(tiny_data, max_epochs=6)
+    stopped(tiny_data, tmp_path, 3, max_epochs=4)
+    assert same(pretrain(tiny_data, max_epochs=6, out_dir=tmp_path, resume=True), expected)
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "evaluate", stop)
+        with pytest.raises(StopError):
+            pretrain(tiny_data, max_epochs=4, out_dir=tmp_path)
+    assert same(pretrain(tiny_data, max_epochs=6, out_dir=tmp_path, resume=True), expected)
+
+
+@pytest.mark.usefixtures("no_report")
+def test_no_epoch_is_repeated_or_left_out(tiny_data, tmp_path, monkeypatch):
+    epochs = []
+    original = EdgePrediction.training_step
+
+    def step(self, *args):
+        epochs.append(self.current_epoch)
+        return original(self, *args)
+
+    monkeypatch.setattr(EdgePrediction, "training_step", step)
+    stopped(tiny_data, tmp_path, 3, max_epochs=5, place=(training.Keep, "on_train_epoch_end"))
+    assert epochs == [0, 1, 2, 3]
+    pretrain(tiny_data, max_epochs=5, out_dir=tmp_path, resume=True)
+    assert epochs == [0, 1, 2, 3, 3, 4], "the epoch that was not kept is done again, and no other"
+
+
+@pytest.mark.usefixtures("no_report")
+def test_a_kill_while_the_state_is_written_leaves_the_one_before(tiny_data, tmp_path, monkeypatch):
+    expected = pretrain(tiny_data, max_epochs=6)
+    original = torch.save
+
+    def half(checkpoint, path):
+        if checkpoint["epoch"] == 4:
+            path.write_bytes(b"half of a file")
+            raise StopError
+        original(checkpoint, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", half)
+        with pytest.raises(StopError):
+            pretrain(tiny_data, max_epochs=6, out_dir=tmp_path)
+    assert torch.load(tmp_path / "training" / "last.ckpt", weights_only=True)["epoch"] == 3
+    assert same(pretrain(tiny_data, max_epochs=6, out_dir=tmp_path, resume=True), expected)
+    assert list(tmp_path.iterdir()) == []
+
+
+KILLED = """
+import sys, torch
+from torch_geometric.data import Data
+from regnet import pretrain
+torch.set_num_threads(1)
+pretrain(Data(**torch.load(sys.argv[1], weights_only=True)), max_epochs=100_000, out_dir=sys.argv[2])
+"""
+
+
+@pytest.mark.usefixtures("no_report")
+def test_a_process_killed_in_the_middle_is_resumed(tiny_data, tmp_path):
+    torch.save({"x": tiny_data.x, "edge_index": tiny_data.edge_index}, tmp_path / "data.pt")
+    out = tmp_path / "out"
+    kept = out / "training" / "last.ckpt"
+    with subprocess.Popen([sys.executable, "-c", KILLED, tmp_path / "data.pt", out]) as process:
+        try:
+            deadline = time.monotonic() + 60
+            while not kept.is_file() and process.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.01)
+            time.sleep(0.05)
+        finally:
+            process.kill()
+    assert process.returncode == -signal.SIGKILL
+    epochs = torch.load(kept, weights_only=True)["epoch"] + 3
+    resumed = pretrain(tiny_data, max_epochs=epochs, out_dir=out, resume=True)
+    assert same(resumed, pretrain(tiny_data, max_epochs=epochs))
+
+
+def test_a_kill_before_the_report_costs_no_training(tiny_data, tmp_path, monkeypatch):
+    expected = pretrain(tiny_data, max_epochs=4)
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "write_report", stop)
+        with pytest.raises(StopError):
+            pretrain(tiny_data, max_epochs=4, out_dir=tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(EdgePrediction, "training_step", stop)
+        resumed = pretrain(tiny_data, max_epochs=4, out_dir=tmp_path, resume=True, progress=True)
+    assert same(resumed, expected)
+    assert json.loads((tmp_path / "metrics.json").read_text()) == expected.metrics
+    assert not (tmp_path / "training").exists()
+
+
+@pytest.mark.usefixtures("no_report")
+def test_a_moved_folder_is_resumed_and_other_files_in_it_stay(tiny_data, tmp_path):
+    expected = pretrain(tiny_data, max_epochs=5)
+    stopped(tiny_data, tmp_path / "here", 2, max_epochs=5)
+    (tmp_path / "here" / "training" / "notes.txt").write_text("mine")
+    shutil.move(tmp_path / "here", tmp_path / "there")
+    assert same(pretrain(tiny_data, max_epochs=5, out_dir=str(tmp_path / "there"), resume=True), expected)
+    assert [file.name for file in (tmp_path / "there" / "training").iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.usefixtures("no_report")
+def test_the_global_random_state_is_left_alone_by_a_resumed_training(tiny_data, tmp_path):
+    stopped(tiny_data, tmp_path, 2, max_epochs=4)
+    state = torch.get_rng_state()
+    pretrain(tiny_data, max_epochs=4, out_dir=tmp_path, resume=True)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.usefixtures("no_report")
+def test_without_resume_a_kept_training_is_begun_again(tiny_data, tmp_path):
+    expected = {seed: pretrain(tiny_data, max_epochs=4, seed=seed) for seed in (0, 1)}
+    stopped(tiny_data, tmp_path, 2, seed=0)
+    assert same(pretrain(tiny_data, max_epochs=4, seed=1, out_dir=tmp_path), expected[1])
+    stopped(tiny_data, tmp_path, 2, seed=0)
+    stopped(tiny_data, tmp_path, 0, seed=1)
+    assert not (tmp_path / "training" / "last.ckpt").exists(), "the old training must not be taken for the new one"
+    assert same(pretrain(tiny_data, max_epochs=4, seed=0, out_dir=tmp_path, resume=True), expected[0])
+
+
+def with_changed(data, **fields):
+    data = data.clone()
+    for name, value in fields.items():
+        data[name] = value
+    return data
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "words"),
+    [
+        ({}, {"seed": 1}, ["seed=0, not 1"]),
+        ({}, {"hidden_share": 0.2}, ["hidden_share=0.3, not 0.2"]),
+        ({}, training.PLAIN, ["hidden_share=0.3, not 0.0 and structural=True, not False"]),
+        ({"x": lambda data: data.x.float()}, {}, ["has other expression;"]),
+        ({"x": lambda data: data.x + torch.eye(40, 12).double() * 1e-12}, {}, ["has other expression;"]),
+        ({"edge_index": lambda data: data.edge_index[:, :-1]}, {}, ["has other edges;"]),
+        ({}, {"max_epochs": 2}, ["max_epochs must be at least 3", "got 2"]),
+    ],
+)
+def test_a_training_of_other_settings_is_refused_and_kept(change, options, words, tiny_data, tmp_path, no_training_after):
+    kept = no_training_after(lambda: stopped(tiny_data, tmp_path, 3))
+    data = with_changed(tiny_data, **{name: make(tiny_data) for name, make in change.items()})
+    with pytest.raises(ValueError, match="start over with resume=False") as caught:
+        pretrain(data, **({"max_epochs": 8} | options), out_dir=tmp_path, resume=True)
+    for word in [*words, str(tmp_path / "training")]:
+        assert word in str(caught.value)
+    assert (tmp_path / "training" / "last.ckpt").read_bytes() == kept
+
+
+@pytest.fixture
+def no_training_after(monkeypatch, tmp_path):
+    """Run something, then fail at any training; returns what was kept."""
+
+    def run(function):
+        function()
+        monkeypatch.setattr(training, "_fit", lambda *_: pytest.fail("training began"))
+        return (tmp_path / "training" / "last.ckpt").read_bytes()
+
+    return run
+
+
+@pytest.mark.usefixtures("no_training")
+@pytest.mark.parametrize("content", [b"", b"junk", b"PK\x03\x04 and no more", {"epoch": 3}, [1]])
+def test_a_file_that_keeps_no_training_is_refused(content, tiny_data, tmp_path):
+    kept = tmp_path / "training" / "last.ckpt"
+    kept.parent.mkdir()
+    if isinstance(content, bytes):
+        kept.write_bytes(content)
+    else:
+        torch.save(content, kept)
+    before = kept.read_bytes()
+    with pytest.raises(ValueError, match=r"last.ckpt must be a training that regnet.pretrain kept.*start over"):
+        pretrain(tiny_data, out_dir=tmp_path, resume=True)
+    assert kept.read_bytes() == before
+
+
+@pytest.mark.usefixtures("no_training")
+def test_resume_needs_a_folder(tiny_data):
+    with pytest.raises(ValueError, match="resume=True needs out_dir"):
+        pretrain(tiny_data, resume=True)
+
+
+@pytest.mark.usefixtures("no_training")
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_file_in_place_of_the_folder_is_found_before_training(resume, tiny_data, tmp_path):
+    (tmp_path / "training").write_text("in the way")
+    with pytest.raises(OSError, match="training"):
+        pretrain(tiny_data, out_dir=tmp_path, resume=resume)
+
+
+@pytest.mark.usefixtures("no_report")
+@pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
+def test_a_signal_stops_the_training_and_reaches_the_caller(number, error, tiny_data, tmp_path, monkeypatch):
+    expected = pretrain(tiny_data, max_epochs=5)
+    received = []
+
+    def handler(*arguments):
+        received.append(arguments)
+        signal.default_int_handler(*arguments) if number == signal.SIGINT else None
+
+    original = EdgePrediction.validation_step
+
+    def step(self, *args):
+        original(self, *args)
+        if self.current_epoch == 2:
+            signal.raise_signal(number)
+
+    before = signal.signal(number, handler)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(EdgePrediction, "validation_step", step)
+            with pytest.raises(error) as caught:
+                pretrain(tiny_data, max_epochs=5, out_dir=tmp_path)
+        assert signal.getsignal(number) is handler
+    finally:
+        signal.signal(number, before)
+    assert len(received) == 1
+    assert error is KeyboardInterrupt or caught.value.code == 143, "0 would mean that all is done"
+    assert [file.name for file in tmp_path.iterdir()] == ["training"]
+    assert same(pretrain(tiny_data, max_epochs=5, out_dir=tmp_path, resume=True), expected)
+
+
+@pytest.mark.usefixtures("no_report")
+def test_one_bar_over_all_epochs_goes_on_where_it_stopped(tiny_data, tmp_path, monkeypatch, capfd):
+    scores, added = [], []
+    original, add_task = EdgePrediction.log, training.Progress.add_task
+
+    def log(self, name, value, **options):
+        if name == "val_auprc":
+            scores.append(f"{float(value):.3f}")
+        original(self, name, value, **options)
+
+    def spy(self, *args, **fields):
+        added.append((fields["completed"], fields["total"]))
+        return add_task(self, *args, **fields)
+
+    monkeypatch.setattr(EdgePrediction, "log", log)
+    monkeypatch.setattr(training.Progress, "add_task", spy)
+    monkeypatch.setenv("COLUMNS", "120")
+    pretrain(tiny_data, max_epochs=3)
+    assert capfd.readouterr() == ("", "")
+    stopped(tiny_data, tmp_path, 2, max_epochs=5, progress=True)
+    first = capfd.readouterr()
+    assert first.out == "" and "2/5" in first.err and scores[-2] in first.err
+    pretrain(tiny_data, max_epochs=5, out_dir=tmp_path, resume=True, progress=True)
+    second = capfd.readouterr()
+    assert second.out == "" and "5/5" in second.err and f"validation AUPRC {scores[-1]}" in second.err
+    assert added == [(0, 5), (2, 5)]
+
+
+def test_the_structural_features_are_those_of_each_part(tiny_data):
+    split = split_edges(tiny_data.edge_index, 40)
+    task = EdgePrediction(training.RegNet(12, structural=True).double(), tiny_data.x, split)
+    for part in ("train_edges", "train_non_edges", "val_edges", "val_non_edges"):
+        assert torch.equal(task.features[part], pair_features(split.train_edges, 40, getattr(split, part)))

@@ -1,0 +1,340 @@
+r"""The effective weight of matrices larger than memory, on Dask.
+
+Everything that :mod:`regnet.engine` takes from the expression matrix is a sum over cells: with :math:`b` running over blocks
+of cells, :math:`x W^\top = \sum_b x_b W_b^\top`. One pass over the blocks, read from disk a few at a time, adds up arrays of
+genes x 2 hidden; what follows is the same code as in memory. On threads nothing has to be set up; where a
+``dask.distributed.Client`` is active the same calls run on its workers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import dask
+import dask.array as da
+import numpy as np
+import torch
+from scipy import sparse
+from torch import Tensor
+
+from regnet.engine import from_products, message_direction
+from regnet.graph import RegulatorLists
+from regnet.layers import Layer, evaluation_mode, read_layer, read_layer_on_graph
+from regnet.shrinkage import Sensitivities, within_rounding
+
+Block = Any
+"""Some genes x some cells, of NumPy or of scipy.sparse."""
+
+
+class LazyExpression(NamedTuple):
+    """An expression matrix that stays on disk."""
+
+    x: da.Array
+    """Genes x cells; blocks of NumPy or, as stored, of scipy's sparse matrices."""
+    gene_names: list[str]
+    """One for each row; the numbers of the rows where the file names none."""
+
+
+class Moments(NamedTuple):
+    """Sums over cells that Eq. (1) needs, each of shape (genes,) and of float64."""
+
+    mean: Tensor
+    """Mean over cells of x."""
+    variance: Tensor
+    """Variance over cells of x, with the number of cells as the divisor; squared units of x."""
+    neighbor_mean: Tensor
+    """Mean over cells of m; 0 without regulators."""
+    squared_deviation: Tensor
+    """Mean over cells of (x - m)^2, the sufficient statistic of :func:`regnet.prior_variance`; NaN without regulators."""
+
+
+def open_expression(path: str | Path) -> LazyExpression:
+    """Open a ``.h5ad`` or ``.zarr`` file without reading its matrix.
+
+    Args:
+        path: AnnData's ``.h5ad`` or ``.zarr`` (cells x genes, which is transposed here), or a plain array in ``.zarr``
+            (genes x cells).
+
+    Returns:
+        :class:`regnet.blockwise.LazyExpression`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: another suffix, a file that cannot be read, or one without a matrix.
+
+    References:
+        Chapter 16 of the book.
+
+    >>> import tempfile, zarr
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     zarr.save(f"{folder}/x.zarr", np.zeros((3, 5)))
+    ...     open_expression(f"{folder}/x.zarr").x.shape
+    (3, 5)
+    """
+    import anndata  # these take seconds to import
+    import zarr
+
+    path = Path(path)
+    if path.suffix not in (".h5ad", ".zarr"):
+        raise ValueError(f"{path} must end in .h5ad or .zarr; for other files use regnet.files.read_expression")
+    if not path.exists():
+        raise FileNotFoundError(f"there is no file {path}")
+    try:
+        if path.suffix == ".zarr" and isinstance(array := zarr.open(path, mode="r"), zarr.Array):
+            x = da.from_zarr(array)
+            return LazyExpression(x, [str(gene) for gene in range(x.shape[0])])
+        table = anndata.experimental.read_lazy(path)
+        x, names = table.X, [str(name) for name in table.var_names]
+    except Exception as error:  # HDF5, Zarr and AnnData each have errors of their own for a damaged file
+        raise ValueError(f"{path} cannot be read as {path.suffix}: {error}; write it again or check the download") from error
+    return LazyExpression(x.T, names)
+
+
+def sensitivities_blockwise(layer: Layer, x: da.Array, edge_index: Tensor) -> Sensitivities:
+    r"""Exact sensitivities of every gene of a graph, Eq. (3), in one pass over blocks of cells.
+
+    .. math:: y = \sum_b x_b\,[W_{x,b}\ W_{m,b}]^\top, \qquad [W_x\delta\ W_m\delta] = y - \bar A y
+
+    A second pass is needed only where genes almost equal their mean, and reads the same blocks for those genes.
+
+    Args:
+        layer: one that :mod:`regnet.layers` reads; ``g(x, m)`` of another kind need not be a sum over cells.
+        x: expression, Dask array of shape (genes, cells) in the dtype of the layer, chunked in any way.
+        edge_index: regulator -> target, shape (2, edges).
+
+    Returns:
+        :class:`regnet.Sensitivities`; NaN as in :func:`regnet.sensitivities_on_graph`.
+
+    Raises:
+        TypeError, ValueError: see :func:`regnet.sensitivities_on_graph`; ``x`` is no Dask array (genes, cells).
+
+    References:
+        Chapter 16 of the book.
+
+    >>> layer = torch.nn.Linear(2, 1, bias=False)
+    >>> layer.weight.data = torch.tensor([[0.25, 0.75]])
+    >>> x = da.from_array(np.array([[1], [3]], dtype=np.float32))
+    >>> sensitivities_blockwise(layer, x, torch.tensor([[0], [1]])).weight
+    tensor([   nan, 0.2500])
+    """
+    like = _stand_in(x)
+    graph = RegulatorLists.of(message_direction(layer, edge_index), x.shape[0])
+    with torch.no_grad(), evaluation_mode(layer):
+        weights = read_layer_on_graph(layer, like)
+        both = weights.both
+        products, row_lengths = _products(x, both)
+        return from_products(
+            weights, products, row_lengths, graph, lambda genes: _from_delta(x, both, graph.select(genes), genes)
+        )
+
+
+def effective_weight_blockwise(layer: Layer, x: da.Array, edge_index: Tensor) -> Tensor:
+    r"""Effective shrinkage weight, Eq. (4), of every gene of a graph, in one pass over blocks of cells.
+
+    Args:
+        layer: see :func:`regnet.blockwise.sensitivities_blockwise`.
+        x: expression, Dask array of shape (genes, cells).
+        edge_index: regulator -> target, shape (2, edges).
+
+    Returns:
+        Shape (genes,); NaN for genes without regulators and genes equal to their mean.
+
+    Raises:
+        TypeError, ValueError: see :func:`regnet.blockwise.sensitivities_blockwise`.
+
+    References:
+        Section 4 of the note (chapters 4 and 16 of the book).
+
+    >>> layer = torch.nn.Linear(2, 1, bias=False)
+    >>> layer.weight.data = torch.tensor([[0.25, 0.75]])
+    >>> x = da.from_array(np.array([[1], [3]], dtype=np.float32))
+    >>> effective_weight_blockwise(layer, x, torch.tensor([[0], [1]]))
+    tensor([   nan, 0.2500])
+    """
+    return sensitivities_blockwise(layer, x, edge_index).weight
+
+
+def first_layer_blockwise(layer: Layer, x: da.Array, edge_index: Tensor) -> Tensor:
+    """What the first layer makes of the expression, from the same pass: the input of the layers above it.
+
+    Args:
+        layer: one that :func:`regnet.layers.read_layer` reads.
+        x: expression, Dask array of shape (genes, cells).
+        edge_index: regulator -> target, shape (2, edges).
+
+    Returns:
+        ``g(x, m)``, shape (genes, outputs); with m = 0 for genes without regulators, as in the network.
+
+    Raises:
+        TypeError, ValueError: see :func:`regnet.blockwise.sensitivities_blockwise`.
+
+    >>> layer = torch.nn.Linear(2, 1, bias=False)
+    >>> layer.weight.data = torch.tensor([[0.25, 0.75]])
+    >>> x = da.from_array(np.array([[1], [3]], dtype=np.float32))
+    >>> first_layer_blockwise(layer, x, torch.tensor([[0], [1]]))
+    tensor([[0.2500],
+            [1.5000]])
+    """
+    like = _stand_in(x)
+    graph = RegulatorLists.of(message_direction(layer, edge_index), x.shape[0])
+    with torch.no_grad(), evaluation_mode(layer):
+        weights = read_layer(layer, like)
+        products, _ = _products(x, weights.both)
+        to_self, to_neighbor = products.chunk(2, dim=1)
+        z = to_self + graph.mean(to_neighbor.contiguous()) + weights.bias
+        return weights.out(weights.mask(z) * z) + weights.bias_out
+
+
+def neighbor_mean_blockwise(x: da.Array, edge_index: Tensor) -> da.Array:
+    r"""Mean expression of each gene's regulators, block by block; nothing is computed yet.
+
+    .. math:: m_{is} = \frac{1}{|\Gamma(i)|} \sum_{j \in \Gamma(i)} x_{js}
+
+    Args:
+        x: expression, Dask array of shape (genes, cells).
+        edge_index: regulator -> target, shape (2, edges).
+
+    Returns:
+        Dask array of NumPy blocks, shape and floating dtype of ``x``; zeros for a gene without regulators.
+
+    Raises:
+        TypeError, ValueError: see :func:`regnet.neighbor_mean`.
+
+    References:
+        Section 1 of the note (chapters 1 and 16 of the book).
+
+    >>> x = da.from_array(np.array([[1.0], [3.0], [0.0]]))
+    >>> neighbor_mean_blockwise(x, torch.tensor([[0, 1], [2, 2]])).compute().tolist()
+    [[0.0], [0.0], [2.0]]
+    """
+    _stand_in(x)
+    graph = RegulatorLists.of(edge_index, x.shape[0])
+
+    def mean(block: np.ndarray) -> np.ndarray:
+        return graph.mean(torch.from_numpy(np.ascontiguousarray(block))).numpy()
+
+    return _dense(x).map_blocks(mean, dtype=x.dtype)
+
+
+def moments_blockwise(x: da.Array, edge_index: Tensor) -> Moments:
+    r"""What Eq. (1) needs of every gene, in one pass over blocks of cells.
+
+    .. math:: \hat\tau_i^2 = \max\Bigl(0,\ \frac1S \sum_s (x_{is}-m_{is})^2 - \sigma_i^2\Bigr)
+
+    is the maximum-likelihood prior variance of :func:`regnet.prior_variance` where the noise of a gene is the same in all
+    cells: ``(moments.squared_deviation - noise_var).clamp(min=0)``.
+
+    Args:
+        x: expression, Dask array of shape (genes, cells).
+        edge_index: regulator -> target, shape (2, edges).
+
+    Returns:
+        :class:`regnet.blockwise.Moments`.
+
+    Raises:
+        TypeError, ValueError: see :func:`regnet.neighbor_mean`.
+
+    References:
+        Section 1 of the note (chapters 1 and 16 of the book).
+
+    >>> x = da.from_array(np.array([[1.0, 3.0], [2.0, 6.0]]))
+    >>> moments_blockwise(x, torch.tensor([[0], [1]])).squared_deviation
+    tensor([nan, 5.], dtype=torch.float64)
+    """
+    m = neighbor_mean_blockwise(x, edge_index).astype(np.float64)
+    dense = _dense(x).astype(np.float64)
+    parts = dense.mean(axis=1), dense.var(axis=1), m.mean(axis=1), ((dense - m) ** 2).mean(axis=1)
+    mean, variance, neighbor_mean, squared_deviation = (torch.from_numpy(part) for part in dask.compute(*parts))
+    squared_deviation[RegulatorLists.of(edge_index, x.shape[0]).in_degree() == 0] = torch.nan
+    return Moments(mean, variance, neighbor_mean, squared_deviation)
+
+
+def _stand_in(x: da.Array) -> Tensor:
+    """One gene of the width and dtype of x, by which a layer can be checked before anything is read."""
+    if not isinstance(x, da.Array) or x.ndim != 2 or x.dtype not in (np.float32, np.float64):
+        got = f"{x.shape} of {x.dtype}" if isinstance(x, da.Array) else type(x).__name__
+        raise TypeError(
+            f"x must be a Dask array (genes, cells) of float32 or float64; got {got}; convert it with "
+            "dask.array.from_array(...) or x.astype(...)"
+        )
+    return torch.ones(1, x.shape[1], dtype=torch.float32 if x.dtype == np.float32 else torch.float64)
+
+
+def _dense(x: da.Array) -> da.Array:
+    """All genes in every block, as NumPy arrays."""
+    return x.rechunk({0: -1}).map_blocks(_to_numpy, dtype=x.dtype, meta=np.empty((0, 0), dtype=x.dtype))
+
+
+def _to_numpy(block: Block) -> np.ndarray:
+    return block.toarray() if sparse.issparse(block) else np.asarray(block)
+
+
+def _products(x: da.Array, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """x weight^T, (genes, rows of the weight), and the length of every row of x, in one pass."""
+    sums = torch.from_numpy(_sum_over_blocks(_block_products, x, weight, extra=1))
+    return sums[:, :-1].to(weight.dtype).contiguous(), sums[:, -1].sqrt().to(weight.dtype)
+
+
+def _block_products(block: Block, weight: np.ndarray, first_cell: np.ndarray) -> np.ndarray:
+    """What a block adds to the products and, in the last column, to the squared lengths; (1, genes, columns)."""
+    if sparse.issparse(block):
+        squares = block.astype(np.float64).power(2).sum(axis=1)
+    else:
+        squares = np.einsum("ij,ij->i", block, block, dtype=np.float64)
+    if not np.isfinite(squares).all():
+        values = _to_numpy(block)
+        bad = np.argwhere(~np.isfinite(values))
+        gene, cell = bad[0]
+        raise ValueError(
+            f"x must be finite; got {values[gene, cell]} at cell {cell + first_cell[0]}, "
+            f"row {gene} of its block ({len(bad)} such in this block); remove or impute it first"
+        )
+    return np.column_stack([block @ weight, np.asarray(squares).reshape(-1, 1)])[None]
+
+
+def _from_delta(x: da.Array, weight: Tensor, lists: RegulatorLists, genes: Tensor) -> tuple[Tensor, Tensor]:
+    """W delta from delta itself for some genes, and which of them have none beyond rounding: a pass for these alone."""
+    needed, number = torch.cat([genes, lists.regulators]).unique(return_inverse=True)
+    renumbered = RegulatorLists(lists.offsets, number[len(genes) :])
+    function = partial(_block_delta, own=number[: len(genes)], lists=renumbered)
+    sums = torch.from_numpy(_sum_over_blocks(function, x.rechunk({0: -1})[needed.numpy()], weight, extra=3))
+    delta, x_length, m_length = sums[:, -3:].sqrt().to(weight.dtype).unbind(dim=1)
+    return sums[:, :-3].to(weight.dtype), within_rounding(delta, x_length, m_length)
+
+
+def _block_delta(block: Block, weight: np.ndarray, first_cell: np.ndarray, own: Tensor, lists: RegulatorLists) -> np.ndarray:
+    """What a block adds to W delta and, in the last columns, to the squared lengths of delta, x and m."""
+    rows = torch.from_numpy(_to_numpy(block).astype(np.float64))
+    x, m = rows[own], lists.mean(rows)
+    squares = torch.stack([part.square().sum(dim=1) for part in (x - m, x, m)], dim=1)
+    return torch.cat([(x - m) @ torch.from_numpy(weight.astype(np.float64)), squares], dim=1).numpy()[None]
+
+
+def _sum_over_blocks(function: Callable[..., np.ndarray], x: da.Array, weight: Tensor, extra: int) -> np.ndarray:
+    """The sum over blocks of cells of ``function(block, weight of its cells, number of its first cell)``.
+
+    Shape (genes, rows of the weight + extra).
+    """
+    cells = x.chunks[1]
+    of_cells = da.from_array(weight.T.contiguous().cpu().numpy(), chunks=(cells, -1))
+    first_cell = da.from_array(np.cumsum([0, *cells[:-1]]), chunks=1)
+    # Every block of cells gives one slice of a third dimension, over which Dask sums in a tree; in float64, which neither
+    # loses digits over many blocks nor overflows in the squares.
+    slices = da.blockwise(
+        function,
+        "jik",
+        x,
+        "ij",
+        of_cells,
+        "jk",
+        first_cell,
+        "j",
+        align_arrays=False,  # they are, but for the lengths of the blocks
+        adjust_chunks={"j": 1, "k": lambda columns: columns + extra},
+        dtype=np.float64,
+        meta=np.empty((0, 0, 0)),
+    )
+    return slices.sum(axis=0).compute()

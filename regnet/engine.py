@@ -1,0 +1,207 @@
+r"""Eqs. (3) and (4) for every gene of a graph, from one product with the data.
+
+Averaging over regulators, :math:`m = \bar A x`, is linear, so :math:`m W^\top = \bar A (x W^\top)`. One dense product
+:math:`y = x\,[W_x\ W_m]^\top`, genes x 2 hidden, and one sparse product :math:`\bar A y` therefore give the pre-activations
+and :math:`W\delta = y - \bar A y` of all genes: neither :math:`m` nor :math:`\delta` is formed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch_geometric.nn import SAGEConv
+from torch_geometric.utils import segment
+
+from regnet.graph import RegulatorLists, check_finite, check_matrix, pick_rows
+from regnet.layers import (
+    Layer,
+    LayerWeights,
+    ProjectedWeights,
+    UnreadableLayerError,
+    as_function,
+    evaluation_mode,
+    read_layer_on_graph,
+)
+from regnet.shrinkage import Sensitivities, direction, lengths, sensitivities, undefined_at
+
+_GENES_AT_ONCE = 2048
+"""Rows at a time: few enough that what is made of them stays small, many enough that the processor is kept busy."""
+
+AgainFromDelta = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""Genes -> their W delta from delta itself, (genes, 2 hidden), and which of them have no delta beyond rounding."""
+
+
+def sensitivities_on_graph(layer: Layer, x: Tensor, edge_index: Tensor) -> Sensitivities:
+    r"""Exact sensitivities of every gene of a graph, Eq. (3), from one product with the data.
+
+    .. math:: [W_x\delta\ W_m\delta] = y - \bar A y, \qquad y = x\,[W_x\ W_m]^\top
+
+    with :math:`\bar A` the matrix that averages over regulators. Genes that almost equal their mean, where this difference
+    loses its digits, are done again from :math:`\delta`. Beyond its input it takes about as much memory as three arrays of
+    genes x 2 hidden.
+
+    Args:
+        layer: one that :mod:`regnet.layers` reads; any other ``g(x, m)`` goes through forward-mode automatic
+            differentiation on the neighbour means. For a ``SAGEConv``, give the ``edge_index`` that the layer is called
+            with; for one that projects its neighbours, :math:`S_m` is the answer to moving all of them by
+            :math:`\delta_i`.
+        x: expression, shape (genes, features), dense or in sparse rows (``x.to_sparse_csr()``).
+        edge_index: regulator -> target, shape (2, edges), in any order.
+
+    Returns:
+        :class:`Sensitivities`; NaN for genes without regulators and genes equal to their mean.
+
+    Raises:
+        TypeError, ValueError: see :func:`regnet.sensitivities` and :func:`regnet.graph.check_edge_index`.
+
+    References:
+        Chapters 3 and 16 of the book.
+
+    >>> layer = torch.nn.Linear(2, 1, bias=False)
+    >>> layer.weight.data = torch.tensor([[0.25, 0.75]])
+    >>> sensitivities_on_graph(layer, torch.tensor([[1.0], [3.0]]), torch.tensor([[0], [1]])).weight
+    tensor([   nan, 0.2500])
+    """
+    check_matrix(x, sparse=True)
+    graph = RegulatorLists.of(message_direction(layer, edge_index), x.size(0))
+    with torch.no_grad(), evaluation_mode(layer):
+        try:
+            weights = read_layer_on_graph(layer, x)
+        except UnreadableLayerError:
+            as_function(layer)  # raises for what is no g(x, m), before anything is computed
+            x = x.to_dense()
+            check_finite(x)
+            result = sensitivities(layer, x, graph.mean(x), "jvp")
+            return undefined_at(result, graph.in_degree() == 0)
+        both = weights.both
+        products, row_lengths = _products(x, both)
+
+        def again_from_delta(genes: Tensor) -> tuple[Tensor, Tensor]:
+            delta, undefined = direction(_rows(x, genes), _means(x, graph, genes))
+            return delta @ both.T, undefined
+
+        return from_products(weights, products, row_lengths, graph, again_from_delta)
+
+
+def effective_weight_on_graph(layer: Layer, x: Tensor, edge_index: Tensor) -> Tensor:
+    r"""Effective shrinkage weight, Eq. (4), of every gene of a graph.
+
+    Args:
+        layer: see :func:`regnet.sensitivities_on_graph`.
+        x: expression, shape (genes, features), dense or in sparse rows.
+        edge_index: regulator -> target, shape (2, edges).
+
+    Returns:
+        Shape (genes,); NaN for genes without regulators and genes equal to their mean.
+
+    Raises:
+        TypeError, ValueError: see :func:`regnet.sensitivities_on_graph`.
+
+    References:
+        Section 4 of the note (chapters 4, 8 and 16 of the book).
+
+    >>> layer = torch.nn.Linear(2, 1, bias=False)
+    >>> layer.weight.data = torch.tensor([[0.25, 0.75]])
+    >>> effective_weight_on_graph(layer, torch.tensor([[1.0], [3.0]]), torch.tensor([[0], [1]]))
+    tensor([   nan, 0.2500])
+    """
+    return sensitivities_on_graph(layer, x, edge_index).weight
+
+
+def from_products(
+    weights: LayerWeights | ProjectedWeights,
+    products: Tensor,
+    row_lengths: Tensor,
+    graph: RegulatorLists,
+    again_from_delta: AgainFromDelta,
+) -> Sensitivities:
+    """What is left to do once the products with the data are there, wherever the data are.
+
+    Args:
+        weights: what was read from the layer.
+        products: ``x [w_self, w_neighbor]^T``, shape (genes, 2 hidden).
+        row_lengths: length of every row of ``x``, shape (genes,).
+        graph: the regulators of every gene.
+        again_from_delta: gives ``W delta`` without a loss of digits, for the few genes that need it.
+
+    Returns:
+        :class:`Sensitivities`, see :func:`regnet.sensitivities_on_graph`.
+    """
+    scale = torch.maximum(row_lengths, graph.mean(row_lengths[:, None]).squeeze(1))
+    undefined = (graph.in_degree() == 0) | (scale == 0)  # no regulators, or silent like all of them
+    rounding = 1e3 * torch.finfo(products.dtype).eps * weights.both.norm() * scale
+    values = weights.values(products)
+    result = Sensitivities(torch.empty_like(scale), torch.empty_like(scale))
+    for start in range(0, len(products), _GENES_AT_ONCE):
+        genes = slice(start, start + _GENES_AT_ONCE)
+        own, mean = values[genes], graph.between(start, start + _GENES_AT_ONCE).mean(values)
+        gate = weights.gate(own, mean)
+        delta = mean[:, : products.size(1)].neg_().add_(own[:, : products.size(1)])
+        # Where a gene almost equals its mean the difference has lost its digits: it is done again from delta itself.
+        cancelled = ~(lengths(delta) > torch.maximum(1e-2 * lengths(own), rounding[genes]))
+        again = (cancelled & ~undefined[genes]).nonzero().squeeze(1)
+        if len(again):
+            delta[again], undefined[start + again] = again_from_delta(start + again)
+        toward_x, toward_m = weights.push(gate, delta)
+        result.self_sensitivity[genes], result.neighbor_sensitivity[genes] = lengths(toward_x), lengths(toward_m)
+    return undefined_at(result, undefined)
+
+
+def message_direction(layer: Layer, edge_index: Tensor) -> Tensor:
+    """Regulator -> target: the edges themselves, but reversed for a ``SAGEConv`` with ``flow="target_to_source"``.
+
+    Args:
+        layer: the layer.
+        edge_index: what the layer is called with, shape (2, edges).
+
+    Returns:
+        Edges along which the layer's messages go, shape (2, edges).
+
+    >>> message_direction(SAGEConv(2, 3, flow="target_to_source"), torch.tensor([[0], [1]])).tolist()
+    [[1], [0]]
+    """
+    if isinstance(layer, SAGEConv) and layer.flow == "target_to_source":
+        return edge_index.flip(0)
+    return edge_index
+
+
+def _products(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """x weight^T, shape (genes, rows of the weight), and the length of every row of x, which is then known to be finite."""
+    if x.layout == torch.sparse_csr:
+        products, row_lengths = torch.sparse.mm(x, weight.T.contiguous(), "sum"), _sparse_row_lengths(x)
+    else:
+        products, row_lengths = x.new_empty(len(x), len(weight)), x.new_empty(len(x))
+        for start in range(0, len(x), _GENES_AT_ONCE):  # the second use of some rows finds them in the processor's cache
+            genes = slice(start, start + _GENES_AT_ONCE)
+            torch.mm(x[genes], weight.T, out=products[genes])
+            row_lengths[genes] = lengths(x[genes])
+    if not row_lengths.isfinite().all():
+        check_finite(x)
+    return products, row_lengths
+
+
+def _means(x: Tensor, graph: RegulatorLists, genes: Tensor) -> Tensor:
+    """Neighbour means of some genes, shape (some genes, features)."""
+    lists = graph.select(genes)
+    if x.layout == torch.strided:
+        return lists.mean(x)
+    regulators, number = lists.regulators.unique(return_inverse=True)
+    return RegulatorLists(lists.offsets, number).mean(_rows(x, regulators))
+
+
+def _rows(x: Tensor, genes: Tensor) -> Tensor:
+    """Some rows of a matrix, dense."""
+    if x.layout == torch.strided:
+        return x[genes]
+    entries, offsets = pick_rows(x.crow_indices(), genes)
+    row = torch.arange(len(genes), device=x.device).repeat_interleave(offsets.diff())
+    dense = x.values().new_zeros(len(genes), x.size(1))
+    return dense.index_put_((row, x.col_indices()[entries]), x.values()[entries], accumulate=True)
+
+
+def _sparse_row_lengths(x: Tensor) -> Tensor:
+    entries = x.values()[:, None].abs()
+    largest = entries.amax() if entries.any() else 1
+    return largest * segment((entries / largest).square(), x.crow_indices()).squeeze(1).sqrt()

@@ -1,0 +1,48 @@
+"""Layers that several test files try, and how close is close."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch_geometric.nn import SAGEConv
+
+from regnet.model import MLPAggregator
+
+
+def close(got, expected, rtol=1e-10, atol=1e-13):
+    torch.testing.assert_close(got.detach(), expected.detach(), rtol=rtol, atol=atol, equal_nan=True)
+
+
+def mlp(cells=4, hidden=16, out=5, seed=0, bias=True):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(2 * cells, hidden, bias=bias), nn.ReLU(), nn.Linear(hidden, out, bias=bias)).double()
+
+
+def linear(A, B):
+    """h = A x + B m as one Linear on [x, m]."""
+    layer = nn.Linear(A.size(1) * 2, A.size(0), bias=False).to(A.dtype)
+    layer.weight.data = torch.cat([A, B], dim=1)
+    return layer
+
+
+def layers():
+    torch.manual_seed(1)
+    return [
+        mlp(),
+        mlp(bias=False),
+        MLPAggregator(4, 7).double(),
+        nn.Linear(8, 3).double(),
+        SAGEConv(4, 6).double(),
+        nn.Sequential(nn.Linear(8, 9), nn.Dropout(0.5), nn.ReLU(), nn.Linear(9, 1)).double(),
+    ]
+
+
+class Dropping(nn.Module):
+    """Dropout in the middle; counts its modes."""
+
+    def __init__(self):
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Dropout(0.9), nn.Linear(32, 5)).double()
+
+    def forward(self, x, m):
+        return self.mlp(torch.cat([x, m], dim=-1))

@@ -1,0 +1,150 @@
+"""Weights from a file: any widths, ours and the published ones, and nothing that is not weights."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import torch
+
+from regnet import RegNet
+from regnet.checkpoint import load_checkpoint
+from regnet.report import write_report
+
+
+class Code:
+    """Creates a file when unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.fixture
+def save(tmp_path):
+    def to_file(content):
+        torch.save(content, tmp_path / "m.pth")
+        return tmp_path / "m.pth"
+
+    return to_file
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("structural", [False, True])
+@pytest.mark.parametrize("sizes", [(5, 8, 4, 2), (3, 6, 6, 1), (7, 2, 9, 4), (1, 1, 1, 1)])
+def test_every_shape_of_model_comes_back_as_it_was(save, dtype, structural, sizes):
+    model = RegNet(*sizes, structural=structural).to(dtype)
+    state = torch.get_rng_state()
+    again = load_checkpoint(save(model.state_dict()))
+    assert torch.equal(torch.get_rng_state(), state), "no random numbers are drawn"
+    assert not again.training
+    assert again.state_dict().keys() == model.state_dict().keys()
+    for name, value in model.state_dict().items():
+        assert torch.equal(again.state_dict()[name], value) and again.state_dict()[name].dtype == dtype
+    x, graph = torch.rand(4, sizes[0], dtype=dtype), torch.tensor([[0, 1], [2, 3]])
+    assert torch.equal(again(x, graph, graph).logits, model.eval()(x, graph, graph).logits)
+
+
+def test_what_pretrain_writes_is_read(tiny_data, tmp_path):
+    model = RegNet(12, structural=True).double().eval()
+    write_report(tmp_path, model, tiny_data, tiny_data.edge_index, {})
+    again = load_checkpoint(tmp_path / "regnet_pretrained.pth")
+    assert torch.equal(again.structure.weight, model.structure.weight)
+
+
+def test_the_published_checkpoint_is_read(real_file):
+    model = load_checkpoint(real_file("published-checkpoint/regnet_pretrained.pth"))
+    assert model.graphsage.layers[0].agg.mlp[0].in_features == 2 * 421 and len(model.graphsage.layers) == 2
+    assert model.structure is None
+    assert {parameter.device.type for parameter in model.parameters()} == {"cpu"}
+
+
+def test_code_is_refused_and_not_run(save, tmp_path):
+    trap = tmp_path / "trap"
+    for content in (Code(trap), {"graphsage.layers.0.agg.mlp.0.weight": Code(trap)}):
+        with pytest.raises(ValueError, match="holds code or other objects, which are not loaded"):
+            load_checkpoint(save(content))
+    plain = tmp_path / "plain.pth"
+    plain.write_bytes(pickle.dumps(Code(trap)))
+    with pytest.raises(ValueError, match=r"plain\.pth"):
+        load_checkpoint(plain)
+    assert not trap.exists()
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"none\.pth.*no such file"):
+        load_checkpoint(tmp_path / "none.pth")
+    with pytest.raises(FileNotFoundError):
+        load_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 broken", b"gene,c1\nA,1\n"])
+def test_a_file_of_another_kind_is_refused(tmp_path, content):
+    path = tmp_path / "m.pth"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"m\.pth: expected a.* checkpoint") as caught:
+        load_checkpoint(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_truncated_checkpoint_is_refused(save):
+    path = save(RegNet(3).state_dict())
+    path.write_bytes(path.read_bytes()[:-2000])
+    with pytest.raises(ValueError, match="damaged"):
+        load_checkpoint(path)
+
+
+def test_damage_anywhere_is_one_error_or_harmless(save):
+    whole = save(RegNet(2, 2, 2).state_dict()).read_bytes()
+    path = save({})
+    for place in range(0, len(whole), 97):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+        with suppress(ValueError):
+            load_checkpoint(path)
+
+
+def test_another_zip_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "m.pth", "w") as archive:
+        archive.writestr("a.txt", "a")
+    with pytest.raises(ValueError, match="damaged or of another kind"):
+        load_checkpoint(tmp_path / "m.pth")
+
+
+FIRST = "graphsage.layers.0.agg.mlp.0.weight"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda w: [1, 2], ["it holds list"]),
+        (lambda w: torch.zeros(3), ["it holds Tensor"]),
+        (lambda w: {}, ["it holds nothing"]),
+        (lambda w: {"epoch": 3, "state_dict": w}, ["names and tensors", "epoch, state_dict"]),
+        (lambda w: torch.nn.Linear(3, 2).state_dict(), [FIRST, "it holds weight, bias"]),
+        (lambda w: {k: v for k, v in w.items() if k != "attention.key.bias"}, ["lacks attention.key.bias"]),
+        (lambda w: w | {"extra": torch.zeros(1)}, ["has unknown extra"]),
+        (lambda w: w | {"structure.bias": torch.zeros(1)}, ["has unknown structure.bias"]),
+        (lambda w: w | {"graphsage.layers.9.agg.mlp.0.weight": torch.zeros(1)}, ["lacks graphsage.layers.2"]),
+        (lambda w: w | {FIRST: torch.zeros(8, 9)}, ["do not fit together", FIRST, "(8, 8)", "(8, 9)"]),
+        (lambda w: w | {FIRST: torch.zeros(8, 1)}, ["in_channels must be at least 1"]),
+        (lambda w: w | {FIRST: torch.zeros(8)}, [FIRST]),
+        (
+            lambda w: w | {"vae.encoder.fc_mu.weight": torch.zeros(5, 8)},
+            ["vae.encoder.fc_mu.bias", "(5,)", "(4,)"],
+        ),
+        (lambda w: w | {"attention.key.bias": torch.zeros(9)}, ["attention.key.bias should be (8,)", "got (9,)"]),
+        (lambda w: {k: v.half() for k, v in w.items()}, ["float32 or all float64", "torch.float16"]),
+        (lambda w: w | {"attention.key.bias": torch.zeros(8, dtype=torch.float64)}, ["torch.float32 and torch.float64"]),
+    ],
+)
+def test_what_does_not_fit_is_named(save, change, words):
+    path = save(change(dict(RegNet(4, hidden_channels=8, latent_channels=4).state_dict())))
+    with pytest.raises(ValueError) as caught:
+        load_checkpoint(path)
+    for word in [str(path), *words]:
+        assert word in str(caught.value)
