@@ -22,7 +22,7 @@ from torch import Tensor
 
 from regnet.engine import from_products, message_direction
 from regnet.graph import RegulatorLists
-from regnet.layers import Layer, evaluation_mode, read_layer, read_layer_on_graph
+from regnet.layers import Layer, LayerWeights, ProjectedWeights, evaluation_mode, read_layer, read_layer_on_graph
 from regnet.shrinkage import Sensitivities, within_rounding
 
 Block = Any
@@ -102,7 +102,8 @@ def sensitivities_blockwise(layer: Layer, x: da.Array, edge_index: Tensor) -> Se
 
     Args:
         layer: one that :mod:`regnet.layers` reads; ``g(x, m)`` of another kind need not be a sum over cells.
-        x: expression, Dask array of shape (genes, cells) in the dtype of the layer, chunked in any way.
+        x: expression, Dask array of shape (genes, cells) in the dtype of the layer, chunked in any way. Blocks of a
+            thousand cells or more serve best: what a block adds to the sums has 2 hidden columns, however few cells it has.
         edge_index: regulator -> target, shape (2, edges).
 
     Returns:
@@ -124,10 +125,9 @@ def sensitivities_blockwise(layer: Layer, x: da.Array, edge_index: Tensor) -> Se
     graph = RegulatorLists.of(message_direction(layer, edge_index), x.shape[0])
     with torch.no_grad(), evaluation_mode(layer):
         weights = read_layer_on_graph(layer, like)
-        both = weights.both
-        products, row_lengths = _products(x, both)
+        products, row_lengths = _products(x, weights)
         return from_products(
-            weights, products, row_lengths, graph, lambda genes: _from_delta(x, both, graph.select(genes), genes)
+            weights, products, row_lengths, graph, lambda genes: _from_delta(x, weights, graph.select(genes), genes)
         )
 
 
@@ -182,7 +182,7 @@ def first_layer_blockwise(layer: Layer, x: da.Array, edge_index: Tensor) -> Tens
     graph = RegulatorLists.of(message_direction(layer, edge_index), x.shape[0])
     with torch.no_grad(), evaluation_mode(layer):
         weights = read_layer(layer, like)
-        products, _ = _products(x, weights.both)
+        products, _ = _products(x, weights)
         to_self, to_neighbor = products.chunk(2, dim=1)
         z = to_self + graph.mean(to_neighbor.contiguous()) + weights.bias
         return weights.out(weights.mask(z) * z) + weights.bias_out
@@ -216,7 +216,7 @@ def neighbor_mean_blockwise(x: da.Array, edge_index: Tensor) -> da.Array:
     def mean(block: np.ndarray) -> np.ndarray:
         return graph.mean(torch.from_numpy(np.ascontiguousarray(block))).numpy()
 
-    return _dense(x).map_blocks(mean, dtype=x.dtype)
+    return dense_blocks(x).map_blocks(mean, dtype=x.dtype)
 
 
 def moments_blockwise(x: da.Array, edge_index: Tensor) -> Moments:
@@ -245,7 +245,7 @@ def moments_blockwise(x: da.Array, edge_index: Tensor) -> Moments:
     tensor([nan, 5.], dtype=torch.float64)
     """
     m = neighbor_mean_blockwise(x, edge_index).astype(np.float64)
-    dense = _dense(x).astype(np.float64)
+    dense = dense_blocks(x).astype(np.float64)
     parts = dense.mean(axis=1), dense.var(axis=1), m.mean(axis=1), ((dense - m) ** 2).mean(axis=1)
     mean, variance, neighbor_mean, squared_deviation = (torch.from_numpy(part) for part in dask.compute(*parts))
     squared_deviation[RegulatorLists.of(edge_index, x.shape[0]).in_degree() == 0] = torch.nan
@@ -263,8 +263,18 @@ def _stand_in(x: da.Array) -> Tensor:
     return torch.ones(1, x.shape[1], dtype=torch.float32 if x.dtype == np.float32 else torch.float64)
 
 
-def _dense(x: da.Array) -> da.Array:
-    """All genes in every block, as NumPy arrays."""
+def dense_blocks(x: da.Array) -> da.Array:
+    """A Dask array with all genes in every block, and NumPy blocks where they may have been scipy's sparse matrices.
+
+    Args:
+        x: Dask array of shape (genes, cells).
+
+    Returns:
+        The same numbers; nothing is computed yet.
+
+    >>> dense_blocks(da.from_array(np.ones((3, 4)), chunks=(1, 2))).chunks
+    ((3,), (2, 2))
+    """
     return x.rechunk({0: -1}).map_blocks(_to_numpy, dtype=x.dtype, meta=np.empty((0, 0), dtype=x.dtype))
 
 
@@ -272,16 +282,25 @@ def _to_numpy(block: Block) -> np.ndarray:
     return block.toarray() if sparse.issparse(block) else np.asarray(block)
 
 
-def _products(x: da.Array, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """x weight^T, (genes, rows of the weight), and the length of every row of x, in one pass."""
-    sums = torch.from_numpy(_sum_over_blocks(_block_products, x, weight, extra=1))
-    return sums[:, :-1].to(weight.dtype).contiguous(), sums[:, -1].sqrt().to(weight.dtype)
+def _products(x: da.Array, weights: LayerWeights | ProjectedWeights) -> tuple[Tensor, Tensor]:
+    """x [w_self, w_neighbor]^T, (genes, 2 hidden), and the length of every row of x, in one pass."""
+    # Every block is read once and used by both; the squares alone need float64, lest they overflow.
+    products, squares = dask.compute(
+        _sum_over_blocks(_block_products, x, weights.both),
+        _sum_over_blocks(_block_squares, x, weights.w_self[:1], dtype=np.float64),
+    )
+    return torch.from_numpy(products), torch.from_numpy(squares[:, 0]).sqrt().to(weights.w_self.dtype)
 
 
 def _block_products(block: Block, weight: np.ndarray, first_cell: np.ndarray) -> np.ndarray:
-    """What a block adds to the products and, in the last column, to the squared lengths; (1, genes, columns)."""
+    """What a block adds to the products, (1, genes, 2 hidden)."""
+    return np.asarray(block @ weight)[None]
+
+
+def _block_squares(block: Block, weight: np.ndarray, first_cell: np.ndarray) -> np.ndarray:
+    """What a block adds to the squared lengths, (1, genes, 1)."""
     if sparse.issparse(block):
-        squares = block.astype(np.float64).power(2).sum(axis=1)
+        squares = np.asarray(block.astype(np.float64).power(2).sum(axis=1)).reshape(-1)
     else:
         squares = np.einsum("ij,ij->i", block, block, dtype=np.float64)
     if not np.isfinite(squares).all():
@@ -292,17 +311,20 @@ def _block_products(block: Block, weight: np.ndarray, first_cell: np.ndarray) ->
             f"x must be finite; got {values[gene, cell]} at cell {cell + first_cell[0]}, "
             f"row {gene} of its block ({len(bad)} such in this block); remove or impute it first"
         )
-    return np.column_stack([block @ weight, np.asarray(squares).reshape(-1, 1)])[None]
+    return squares[None, :, None]
 
 
-def _from_delta(x: da.Array, weight: Tensor, lists: RegulatorLists, genes: Tensor) -> tuple[Tensor, Tensor]:
+def _from_delta(
+    x: da.Array, weights: LayerWeights | ProjectedWeights, lists: RegulatorLists, genes: Tensor
+) -> tuple[Tensor, Tensor]:
     """W delta from delta itself for some genes, and which of them have none beyond rounding: a pass for these alone."""
     needed, number = torch.cat([genes, lists.regulators]).unique(return_inverse=True)
     renumbered = RegulatorLists(lists.offsets, number[len(genes) :])
     function = partial(_block_delta, own=number[: len(genes)], lists=renumbered)
-    sums = torch.from_numpy(_sum_over_blocks(function, x.rechunk({0: -1})[needed.numpy()], weight, extra=3))
-    delta, x_length, m_length = sums[:, -3:].sqrt().to(weight.dtype).unbind(dim=1)
-    return sums[:, :-3].to(weight.dtype), within_rounding(delta, x_length, m_length)
+    rows = x.rechunk({0: -1})[needed.numpy()]
+    sums = torch.from_numpy(_sum_over_blocks(function, rows, weights.both, extra=3, dtype=np.float64).compute())
+    delta, x_length, m_length = sums[:, -3:].sqrt().to(weights.w_self.dtype).unbind(dim=1)
+    return sums[:, :-3].to(weights.w_self.dtype), within_rounding(delta, x_length, m_length)
 
 
 def _block_delta(block: Block, weight: np.ndarray, first_cell: np.ndarray, own: Tensor, lists: RegulatorLists) -> np.ndarray:
@@ -313,16 +335,17 @@ def _block_delta(block: Block, weight: np.ndarray, first_cell: np.ndarray, own: 
     return torch.cat([(x - m) @ torch.from_numpy(weight.astype(np.float64)), squares], dim=1).numpy()[None]
 
 
-def _sum_over_blocks(function: Callable[..., np.ndarray], x: da.Array, weight: Tensor, extra: int) -> np.ndarray:
-    """The sum over blocks of cells of ``function(block, weight of its cells, number of its first cell)``.
+def _sum_over_blocks(
+    function: Callable[..., np.ndarray], x: da.Array, weight: Tensor, extra: int = 0, dtype: Any = None
+) -> da.Array:
+    """The sum over blocks of cells of ``function(block, weight of its cells, number of its first cell)``, not yet computed.
 
-    Shape (genes, rows of the weight + extra).
+    Shape (genes, rows of the weight + extra); in the dtype of x where none is given.
     """
-    cells = x.chunks[1]
-    of_cells = da.from_array(weight.T.contiguous().cpu().numpy(), chunks=(cells, -1))
+    cells, dtype = x.chunks[1], dtype or x.dtype
+    of_cells = da.from_array(weight.cpu().numpy().T, chunks=(cells, -1))
     first_cell = da.from_array(np.cumsum([0, *cells[:-1]]), chunks=1)
-    # Every block of cells gives one slice of a third dimension, over which Dask sums in a tree; in float64, which neither
-    # loses digits over many blocks nor overflows in the squares.
+    # Every block of cells gives one slice of a third dimension, over which Dask sums in a tree.
     slices = da.blockwise(
         function,
         "jik",
@@ -334,7 +357,7 @@ def _sum_over_blocks(function: Callable[..., np.ndarray], x: da.Array, weight: T
         "j",
         align_arrays=False,  # they are, but for the lengths of the blocks
         adjust_chunks={"j": 1, "k": lambda columns: columns + extra},
-        dtype=np.float64,
-        meta=np.empty((0, 0, 0)),
+        dtype=dtype,
+        meta=np.empty((0, 0, 0), dtype=dtype),
     )
-    return slices.sum(axis=0).compute()
+    return slices.sum(axis=0)

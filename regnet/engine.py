@@ -39,7 +39,7 @@ def sensitivities_on_graph(layer: Layer, x: Tensor, edge_index: Tensor) -> Sensi
     .. math:: [W_x\delta\ W_m\delta] = y - \bar A y, \qquad y = x\,[W_x\ W_m]^\top
 
     with :math:`\bar A` the matrix that averages over regulators. Genes that almost equal their mean, where this difference
-    loses its digits, are done again from :math:`\delta`. Beyond its input it takes about as much memory as three arrays of
+    loses its digits, are done again from :math:`\delta`. Beyond its input it takes about as much memory as two arrays of
     genes x 2 hidden.
 
     Args:
@@ -51,7 +51,7 @@ def sensitivities_on_graph(layer: Layer, x: Tensor, edge_index: Tensor) -> Sensi
         edge_index: regulator -> target, shape (2, edges), in any order.
 
     Returns:
-        :class:`Sensitivities`; NaN for genes without regulators and genes equal to their mean.
+        :class:`regnet.Sensitivities`; NaN for genes without regulators and genes equal to their mean.
 
     Raises:
         TypeError, ValueError: see :func:`regnet.sensitivities` and :func:`regnet.graph.check_edge_index`.
@@ -127,7 +127,7 @@ def from_products(
         again_from_delta: gives ``W delta`` without a loss of digits, for the few genes that need it.
 
     Returns:
-        :class:`Sensitivities`, see :func:`regnet.sensitivities_on_graph`.
+        :class:`regnet.Sensitivities`, see :func:`regnet.sensitivities_on_graph`.
     """
     scale = torch.maximum(row_lengths, graph.mean(row_lengths[:, None]).squeeze(1))
     undefined = (graph.in_degree() == 0) | (scale == 0)  # no regulators, or silent like all of them

@@ -14,15 +14,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
-from scipy.sparse import issparse
 from torch import Tensor
 from torch_geometric.data import Data
 
 from regnet.datasets import NameMatch, check_gene_names, index_edges, match_names, some
 
 if TYPE_CHECKING:
-    import dask.array as da
-
     from regnet.blockwise import LazyExpression
 
 _SUFFIXES = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz", ".h5ad", ".zarr")
@@ -306,14 +303,11 @@ def to_memory(data: Data) -> Data:
     """A data set whose ``x`` is a tensor, where it was a Dask array."""
     if isinstance(data.x, Tensor):
         return data
+    from regnet.blockwise import dense_blocks
+
     data = copy(data)
     data.x = torch.from_numpy(np.ascontiguousarray(dense_blocks(data.x).compute()))
     return data
-
-
-def dense_blocks(x: da.Array) -> da.Array:
-    """A Dask array whose blocks are NumPy arrays, where they may have been scipy's sparse matrices."""
-    return x.map_blocks(lambda block: block.toarray() if issparse(block) else block, meta=np.empty((0, 0), x.dtype))
 
 
 def dataset_name(path: str | Path) -> str:

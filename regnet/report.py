@@ -17,7 +17,6 @@ from torch_geometric.data import Data
 
 from regnet import figures
 from regnet.engine import sensitivities_on_graph
-from regnet.files import dense_blocks
 from regnet.graph import in_degree
 from regnet.layers import Layer
 from regnet.model import MLPAggregator, RegNet, SAGELayer
@@ -216,4 +215,6 @@ def _aggregator(model: RegNet, layer: int) -> MLPAggregator:
 def _mean_expression(data: Data) -> np.ndarray:
     if isinstance(data.x, Tensor):
         return data.x.detach().mean(dim=1).cpu().numpy()
+    from regnet.blockwise import dense_blocks
+
     return dense_blocks(data.x).mean(axis=1).compute()
