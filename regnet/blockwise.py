@@ -22,7 +22,15 @@ from torch import Tensor
 
 from regnet.engine import from_products, message_direction
 from regnet.graph import RegulatorLists
-from regnet.layers import Layer, LayerWeights, ProjectedWeights, evaluation_mode, read_layer, read_layer_on_graph
+from regnet.layers import (
+    Layer,
+    LayerWeights,
+    ProjectedWeights,
+    UnreadableLayerError,
+    evaluation_mode,
+    read_layer,
+    read_layer_on_graph,
+)
 from regnet.shrinkage import Sensitivities, within_rounding
 
 Block = Any
@@ -78,18 +86,21 @@ def open_expression(path: str | Path) -> LazyExpression:
     import zarr
 
     path = Path(path)
-    if path.suffix not in (".h5ad", ".zarr"):
+    suffix = path.suffix.lower()
+    if suffix not in (".h5ad", ".zarr"):
         raise ValueError(f"{path} must end in .h5ad or .zarr; for other files use regnet.files.read_expression")
     if not path.exists():
         raise FileNotFoundError(f"there is no file {path}")
     try:
-        if path.suffix == ".zarr" and isinstance(array := zarr.open(path, mode="r"), zarr.Array):
+        if suffix == ".zarr" and isinstance(array := zarr.open(path, mode="r"), zarr.Array):
+            if array.ndim != 2:
+                raise ValueError(f"an array of {array.ndim} dimensions, and not genes x cells")
             x = da.from_zarr(array)
             return LazyExpression(x, [str(gene) for gene in range(x.shape[0])])
         table = anndata.experimental.read_lazy(path)
         x, names = table.X, [str(name) for name in table.var_names]
     except Exception as error:  # HDF5, Zarr and AnnData each have errors of their own for a damaged file
-        raise ValueError(f"{path} cannot be read as {path.suffix}: {error}; write it again or check the download") from error
+        raise ValueError(f"{path} cannot be read as {suffix}: {error}; write it again or check the download") from error
     return LazyExpression(x.T, names)
 
 
@@ -98,7 +109,8 @@ def sensitivities_blockwise(layer: Layer, x: da.Array, edge_index: Tensor) -> Se
 
     .. math:: y = \sum_b x_b\,[W_{x,b}\ W_{m,b}]^\top, \qquad [W_x\delta\ W_m\delta] = y - \bar A y
 
-    A second pass is needed only where genes almost equal their mean, and reads the same blocks for those genes.
+    Only where genes almost equal their mean the blocks are read again for those genes, once for every few thousand genes
+    among which there are some.
 
     Args:
         layer: one that :mod:`regnet.layers` reads; ``g(x, m)`` of another kind need not be a sum over cells.
@@ -124,7 +136,14 @@ def sensitivities_blockwise(layer: Layer, x: da.Array, edge_index: Tensor) -> Se
     like = _stand_in(x)
     graph = RegulatorLists.of(message_direction(layer, edge_index), x.shape[0])
     with torch.no_grad(), evaluation_mode(layer):
-        weights = read_layer_on_graph(layer, like)
+        try:
+            weights = read_layer_on_graph(layer, like)
+        except UnreadableLayerError as error:
+            raise UnreadableLayerError(
+                f"{type(layer).__name__} cannot be read, and only layers that can are a sum over cells ({error}); supported "
+                "are a SAGEConv with mean aggregation, Linear-ReLU-Linear and Linear on [x, m]; for another layer use "
+                "effective_weight_on_graph on the matrix in memory"
+            ) from None
         products, row_lengths = _products(x, weights)
         return from_products(
             weights, products, row_lengths, graph, lambda genes: _from_delta(x, weights, graph.select(genes), genes)
@@ -214,6 +233,9 @@ def neighbor_mean_blockwise(x: da.Array, edge_index: Tensor) -> da.Array:
     graph = RegulatorLists.of(edge_index, x.shape[0])
 
     def mean(block: np.ndarray) -> np.ndarray:
+        if not np.isfinite(block).all():
+            gene = np.argwhere(~np.isfinite(block))[0][0]
+            raise ValueError(f"x must be finite; gene {gene} has an entry that is not; remove or impute it first")
         return graph.mean(torch.from_numpy(np.ascontiguousarray(block))).numpy()
 
     return dense_blocks(x).map_blocks(mean, dtype=x.dtype)
@@ -272,10 +294,15 @@ def dense_blocks(x: da.Array) -> da.Array:
     Returns:
         The same numbers; nothing is computed yet.
 
-    >>> dense_blocks(da.from_array(np.ones((3, 4)), chunks=(1, 2))).chunks
+    >>> dense_blocks(da.from_array(np.ones((3, 4)), chunks=(3, 2))).chunks
     ((3,), (2, 2))
     """
-    return x.rechunk({0: -1}).map_blocks(_to_numpy, dtype=x.dtype, meta=np.empty((0, 0), dtype=x.dtype))
+    return _all_genes(x).map_blocks(_to_numpy, dtype=x.dtype, meta=np.empty((0, 0), dtype=x.dtype))
+
+
+def _all_genes(x: da.Array) -> da.Array:
+    """All genes in every block; where blocks held some genes of many cells, of as many cells as fit a block."""
+    return x if x.numblocks[0] == 1 else x.rechunk({0: -1, 1: "auto"})
 
 
 def _to_numpy(block: Block) -> np.ndarray:
@@ -321,7 +348,7 @@ def _from_delta(
     needed, number = torch.cat([genes, lists.regulators]).unique(return_inverse=True)
     renumbered = RegulatorLists(lists.offsets, number[len(genes) :])
     function = partial(_block_delta, own=number[: len(genes)], lists=renumbered)
-    rows = x.rechunk({0: -1})[needed.numpy()]
+    rows = _all_genes(x)[needed.numpy()]
     sums = torch.from_numpy(_sum_over_blocks(function, rows, weights.both, extra=3, dtype=np.float64).compute())
     delta, x_length, m_length = sums[:, -3:].sqrt().to(weights.w_self.dtype).unbind(dim=1)
     return sums[:, :-3].to(weights.w_self.dtype), within_rounding(delta, x_length, m_length)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -90,6 +91,12 @@ def pretrain(
             if not resume and not force:
                 raise FileExistsError(f"{out} holds an interrupted training; go on with --resume or start over with --force")
         elif resume and all((out / file).is_file() for file in REPORT_FILES):
+            done = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
+            if done.get("seed") != seed:
+                raise FileExistsError(
+                    f"{out} holds a finished training with seed {done.get('seed')}, not {seed}; give another --out, or "
+                    "replace it with --force"
+                )
             typer.echo(f"already finished: {out}")
             return
         elif not force:

@@ -139,12 +139,16 @@ def from_products(
         own, mean = values[genes], graph.between(start, start + _GENES_AT_ONCE).mean(values)
         gate = weights.gate(own, mean)
         delta = mean[:, : products.size(1)].neg_().add_(own[:, : products.size(1)])
-        # Where a gene almost equals its mean the difference has lost its digits: it is done again from delta itself.
-        cancelled = ~(lengths(delta) > torch.maximum(1e-2 * lengths(own), rounding[genes]))
+        passed = weights.pass_on(gate, delta)
+        # Where a gene almost equals its mean, as far as its active units see it, the difference has lost its digits: it is
+        # done again from delta itself.
+        before = lengths(weights.pass_on(gate, own[:, : products.size(1)]))
+        cancelled = ~(lengths(passed) > torch.maximum(1e-2 * before, rounding[genes]))
         again = (cancelled & ~undefined[genes]).nonzero().squeeze(1)
         if len(again):
-            delta[again], undefined[start + again] = again_from_delta(start + again)
-        toward_x, toward_m = weights.push(gate, delta)
+            redone, undefined[start + again] = again_from_delta(start + again)
+            passed[again] = weights.pass_on(gate[again], redone)
+        toward_x, toward_m = weights.push(passed)
         result.self_sensitivity[genes], result.neighbor_sensitivity[genes] = lengths(toward_x), lengths(toward_m)
     return undefined_at(result, undefined)
 

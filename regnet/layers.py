@@ -76,9 +76,13 @@ class LayerWeights:
         z = (own[:, :hidden] + mean[:, hidden:]).add_(self.bias)
         return torch.ones_like(z) if self.w_out is None else z.clamp_(min=0).sign_()
 
-    def push(self, gate: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
-        """A delta and B delta, (genes, outputs) each, from what the units pass on and [w_self, w_neighbor] delta."""
-        passed = delta.unflatten(1, (2, -1)) * gate[:, None]
+    def pass_on(self, gate: Tensor, products: Tensor) -> Tensor:
+        """What the units pass on of products with both weights, (genes, 2 hidden)."""
+        return (products.unflatten(1, (2, -1)) * gate[:, None]).flatten(1)
+
+    def push(self, passed: Tensor) -> tuple[Tensor, Tensor]:
+        """A delta and B delta, (genes, outputs) each, from what the units pass on of [w_self, w_neighbor] delta."""
+        passed = passed.unflatten(1, (2, -1))
         toward_x, toward_m = (passed if self.w_out is None else passed @ self.w_out.T).unbind(dim=1)
         return toward_x, toward_m
 
@@ -114,10 +118,15 @@ class ProjectedWeights:
         """The share of each gene's regulators whose unit is active, (genes, features)."""
         return mean[:, -self.bias.size(0) :]
 
-    def push(self, gate: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
-        """A delta and B delta, (genes, outputs) each, from what the units pass on and [w_self, w_neighbor] delta."""
-        toward_x, of_neighbors = delta.tensor_split([self.w_self.size(0)], dim=1)
-        return toward_x, (gate * of_neighbors) @ self.w_out.T
+    def pass_on(self, gate: Tensor, products: Tensor) -> Tensor:
+        """What the units pass on of products with both weights; the root weight has no units."""
+        own, of_neighbors = products.tensor_split([self.w_self.size(0)], dim=1)
+        return torch.cat([own, gate * of_neighbors], dim=1)
+
+    def push(self, passed: Tensor) -> tuple[Tensor, Tensor]:
+        """A delta and B delta, (genes, outputs) each, from what the units pass on of [w_self, w_neighbor] delta."""
+        toward_x, of_neighbors = passed.tensor_split([self.w_self.size(0)], dim=1)
+        return toward_x, of_neighbors @ self.w_out.T
 
 
 def as_function(layer: Layer) -> Callable[[Tensor, Tensor], Tensor]:
@@ -139,6 +148,8 @@ def as_function(layer: Layer) -> Callable[[Tensor, Tensor], Tensor]:
     >>> as_function(SAGEConv(3, 2))(torch.ones(5, 3), torch.zeros(5, 3)).shape
     torch.Size([5, 2])
     """
+    if not callable(layer):
+        raise UnreadableLayerError(f"a layer must be a module or a function g(x, m); got {type(layer).__name__}")
     _refuse_other_calls(layer)
     if isinstance(layer, (Linear, Sequential)):
         return lambda x, m: layer(torch.cat([x, m], dim=-1))
@@ -175,7 +186,15 @@ def read_layer(layer: Layer, x: Tensor) -> LayerWeights:
     g = as_function(layer)
     check_dtype(layer, x)
     weights = _read_sage(layer) if isinstance(layer, SAGEConv) else _read_modules(layer)
-    _check_width(weights, x)
+    try:
+        _check_width(weights, x)
+    except ValueError:
+        # A module of its own kind may well take x and m one after the other: then it is a function like any other.
+        if isinstance(layer, (Linear, Sequential, SAGEConv)) or not _takes_width(g, x):
+            raise
+        raise UnreadableLayerError(
+            f'{type(layer).__name__} does not put [x, m] into its Linear; use method="jvp", which takes any layer g(x, m)'
+        ) from None
     if not _agrees(weights, g, x):
         raise UnreadableLayerError(
             f'{type(layer).__name__} has the parts of a layer that method="exact" knows, but its output is not '
@@ -258,6 +277,15 @@ def _check_width(weights: LayerWeights | ProjectedWeights, x: Tensor) -> None:
         raise ValueError(f"the layer takes {widths[0]} features of x and {widths[1]} of m; got {x.size(1)} of each")
 
 
+def _takes_width(g: Callable[[Tensor, Tensor], Tensor], x: Tensor) -> bool:
+    probe = torch.zeros(2, x.size(1), dtype=x.dtype, device=x.device)
+    try:
+        g(probe, probe)
+    except RuntimeError:
+        return False
+    return True
+
+
 def _agrees(weights: LayerWeights, g: Callable[[Tensor, Tensor], Tensor], like: Tensor) -> bool:
     """Whether the weights say what the layer does, up to the rounding of the largest terms in its sums.
 
@@ -312,7 +340,7 @@ def _root(conv: SAGEConv) -> Tensor:
     """The weight on the gene itself; zeros where the layer has none."""
     if conv.root_weight:
         return conv.lin_r.weight.detach()
-    width = conv.in_channels if isinstance(conv.in_channels, int) else conv.in_channels[1]
+    width = conv.lin.weight.size(1) if conv.project else conv.lin_l.weight.size(1)
     return conv.lin_l.weight.new_zeros(conv.lin_l.weight.size(0), width)
 
 
@@ -323,7 +351,8 @@ def _bias(linear: Linear) -> Tensor:
 @contextmanager
 def evaluation_mode(layer: Layer) -> Iterator[None]:
     """Switch dropout off for the duration, and put every submodule back as it was."""
-    training = [module for module in layer.modules() if module.training] if isinstance(layer, Module) else []
+    owner = layer if isinstance(layer, Module) else getattr(layer, "__self__", None)  # of a method such as layer.forward
+    training = [module for module in owner.modules() if module.training] if isinstance(owner, Module) else []
     for module in training:
         module.training = False
     try:

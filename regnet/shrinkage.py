@@ -112,7 +112,7 @@ def sensitivities(
         if method == "exact":
             weights = read_layer(layer, x)
             active = weights.mask(weights.pre_activation(x, m)).to(x.dtype)
-            toward_x, toward_m = weights.push(active, delta @ weights.both.T)
+            toward_x, toward_m = weights.push(weights.pass_on(active, delta @ weights.both.T))
         else:
             check_dtype(layer, x)
             g = as_function(layer)

@@ -19,6 +19,7 @@ from torch_geometric.nn import SAGEConv
 
 import regnet
 from regnet.blockwise import (
+    dense_blocks,
     effective_weight_blockwise,
     first_layer_blockwise,
     moments_blockwise,
@@ -228,7 +229,7 @@ def test_unusable_input_is_refused_before_anything_is_read(problem):
         effective_weight_blockwise(mlp(22), lazy, edge_index)
     with pytest.raises(ValueError, match="does not exist"):
         effective_weight_blockwise(LAYERS[0], lazy, torch.tensor([[0], [40]]))
-    with pytest.raises(TypeError, match='method="exact" needs'):
+    with pytest.raises(TypeError, match=r"supported are a SAGEConv with mean aggregation.*in memory"):
         effective_weight_blockwise(lambda x, m: x - m, lazy, edge_index)
 
 
@@ -238,6 +239,20 @@ def test_an_entry_that_is_not_finite_is_named(stored, problem):
     x[5, 17] = torch.nan
     with pytest.raises(ValueError, match=r"got nan at cell 17, row 5 of its block"):
         effective_weight_blockwise(LAYERS[0], lazily(x, (-1, 5), stored), edge_index)
+
+
+def test_moments_refuse_what_is_not_finite(problem):
+    x, edge_index = problem
+    x[5, 17] = torch.inf
+    for function in (lambda *problem: neighbor_mean_blockwise(*problem).compute(), moments_blockwise):
+        with pytest.raises(ValueError, match="x must be finite; gene 5"):
+            function(lazily(x), edge_index)
+
+
+def test_blocks_of_genes_are_not_turned_into_one_block_of_everything(monkeypatch):
+    x = da.zeros((300, 400), chunks=(50, 400))
+    with dask.config.set({"array.chunk-size": "100kB"}):
+        assert max(dense_blocks(x).chunks[1]) < 100
 
 
 # On a cluster

@@ -322,6 +322,36 @@ def test_messages_against_the_edges(normal, random_graph):
 # Large and awkward
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_an_inactive_unit_cannot_hide_that_the_active_ones_lost_their_digits(dtype):
+    layer = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)).to(dtype)
+    layer[0].weight.data = torch.tensor([[0.1, 0, 0.3, 0], [0.7, 0, 0.2, 0], [0, 1, 0, 1]], dtype=dtype)
+    layer[0].bias.data = torch.tensor([1, 1, -1e6], dtype=dtype)  # the third unit sees a large delta, and is off
+    layer[2].weight.data = torch.tensor([[1, 2, 3], [0.5, 1, 1]], dtype=dtype)
+    x = torch.tensor([[1000, 1000], [1000 * (1 + 300 * torch.finfo(dtype).eps), 0]], dtype=dtype)
+    edge_index = torch.tensor([[0], [1]])
+    close(effective_weight_on_graph(layer, x, edge_index), oracle(layer, x, edge_index), rtol=1e-6)
+
+
+def test_a_module_that_takes_x_and_m_one_after_the_other_goes_through_forward_mode(normal, random_graph):
+    class Shared(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.only = nn.Linear(4, 3).double()
+
+        def forward(self, x, m):
+            return self.only(x) + self.only(2 * m)
+
+    w = effective_weight_on_graph(Shared(), normal(9, 4), random_graph(9, 20))
+    close(w[~w.isnan()], torch.full_like(w[~w.isnan()], 1 / 3))
+
+
+def test_dropout_behind_a_method_has_no_effect(normal, random_graph):
+    layer, x, edge_index = Dropping(), normal(9, 4), random_graph(9, 20)
+    expected = effective_weight_on_graph(layer, x, edge_index)
+    close(effective_weight_on_graph(layer.forward, x, edge_index), expected)
+
+
 def test_more_genes_than_are_done_at_a_time(normal, random_graph, monkeypatch):
     layer, x, edge_index = mlp(), normal(50, 4), random_graph(50, 200)
     x[11] = x[edge_index[0, edge_index[1] == 11]].mean(dim=0) + 1e-9 * normal(4)
