@@ -49,7 +49,7 @@ class LayerWeights:
 
     @property
     def both(self) -> Tensor:
-        """[w_self, w_neighbor], one below the other: the one matrix that the expression is multiplied with."""
+        """The one matrix that the expression is multiplied with, w_self above w_neighbor, (2 hidden, features)."""
         return torch.cat([self.w_self, self.w_neighbor])
 
     def pre_activation(self, x: Tensor, m: Tensor) -> Tensor:
@@ -106,7 +106,7 @@ class ProjectedWeights:
 
     @property
     def both(self) -> Tensor:
-        """[w_self, w_neighbor], one below the other: the one matrix that the expression is multiplied with."""
+        """The one matrix that the expression is multiplied with, w_self above w_neighbor, (2 hidden, features)."""
         return torch.cat([self.w_self, self.w_neighbor])
 
     def values(self, products: Tensor) -> Tensor:
