@@ -38,7 +38,7 @@ def layers():
 
 
 class Dropping(nn.Module):
-    """Dropout in the middle; counts its modes."""
+    """Dropout in the middle."""
 
     def __init__(self):
         super().__init__()

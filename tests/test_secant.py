@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from examples import Dropping, close, linear
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.polynomial.legendre import leggauss
@@ -15,19 +16,8 @@ from regnet.layers import as_function
 from regnet.model import MLPAggregator
 
 
-def close(got, expected, rtol=1e-10, atol=1e-13):
-    torch.testing.assert_close(got.detach(), expected.detach(), rtol=rtol, atol=atol, equal_nan=True)
-
-
 def full(count, value):
     return torch.full((count,), value, dtype=torch.float64)
-
-
-def linear(A, B):
-    """h = A x + B m as one Linear on [x, m]."""
-    layer = nn.Linear(A.size(1) * 2, A.size(0), bias=False).to(A.dtype)
-    layer.weight.data = torch.cat([A, B], dim=1)
-    return layer
 
 
 def mlp(cells=4, hidden=16, out=5, seed=0, activation=nn.ReLU):
@@ -304,17 +294,6 @@ def test_single_precision(scale, pair, normal):
 
 
 # Training mode, gradients, refusals
-
-
-class Dropping(nn.Module):
-    """Dropout in the middle."""
-
-    def __init__(self):
-        super().__init__()
-        self.mlp = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Dropout(0.9), nn.Linear(32, 5)).double()
-
-    def forward(self, x, m):
-        return self.mlp(torch.cat([x, m], dim=-1))
 
 
 def test_dropout_has_no_effect_and_training_mode_is_restored(pair):
