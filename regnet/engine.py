@@ -131,9 +131,9 @@ def from_products(
     """
     scale = torch.maximum(row_lengths, graph.mean(row_lengths[:, None]).squeeze(1))
     undefined = (graph.in_degree() == 0) | (scale == 0)  # no regulators, or silent like all of them
-    rounding = 1e3 * torch.finfo(products.dtype).eps * weights.both.norm() * scale
+    rounding = 1e3 * torch.finfo(products.dtype).eps * lengths(weights.both).norm() * scale
     values = weights.values(products)
-    result = Sensitivities(torch.empty_like(scale), torch.empty_like(scale))
+    answers = products.new_empty(len(products), 2)
     for start in range(0, len(products), _GENES_AT_ONCE):
         genes = slice(start, start + _GENES_AT_ONCE)
         own, mean = values[genes], graph.between(start, start + _GENES_AT_ONCE).mean(values)
@@ -141,16 +141,15 @@ def from_products(
         delta = mean[:, : products.size(1)].neg_().add_(own[:, : products.size(1)])
         passed = weights.pass_on(gate, delta)
         # Where a gene almost equals its mean, as far as its active units see it, the difference has lost its digits: it is
-        # done again from delta itself.
-        before = lengths(weights.pass_on(gate, own[:, : products.size(1)]))
-        cancelled = ~(lengths(passed) > torch.maximum(1e-2 * before, rounding[genes]))
+        # done again from delta itself. So is one whose squares leave the range, for which these lengths are not right.
+        before, left = (torch.linalg.vector_norm(rows, dim=1) for rows in (products[genes], passed))
+        cancelled = ~(left > torch.maximum(1e-2 * before, rounding[genes]))
         again = (cancelled & ~undefined[genes]).nonzero().squeeze(1)
         if len(again):
             redone, undefined[start + again] = again_from_delta(start + again)
             passed[again] = weights.pass_on(gate[again], redone)
-        toward_x, toward_m = weights.push(passed)
-        result.self_sensitivity[genes], result.neighbor_sensitivity[genes] = lengths(toward_x), lengths(toward_m)
-    return undefined_at(result, undefined)
+        answers[genes] = lengths(weights.push(passed))
+    return undefined_at(Sensitivities(*answers.unbind(dim=1)), undefined)
 
 
 def message_direction(layer: Layer, edge_index: Tensor) -> Tensor:

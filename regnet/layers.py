@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from inspect import signature
 
 import torch
@@ -23,6 +24,8 @@ from torch.nn import Dropout, Identity, Linear, Module, ReLU, Sequential
 from torch.nn.parameter import is_lazy
 from torch_geometric.nn import SAGEConv
 from torch_geometric.nn.aggr import MeanAggregation
+
+from regnet.model import MLPAggregator
 
 Layer = Callable[[Tensor, Tensor], Tensor] | Module
 
@@ -47,7 +50,7 @@ class LayerWeights:
     w_out: Tensor | None
     bias_out: Tensor
 
-    @property
+    @cached_property
     def both(self) -> Tensor:
         """The one matrix that the expression is multiplied with, w_self above w_neighbor, (2 hidden, features)."""
         return torch.cat([self.w_self, self.w_neighbor])
@@ -78,13 +81,12 @@ class LayerWeights:
 
     def pass_on(self, gate: Tensor, products: Tensor) -> Tensor:
         """What the units pass on of products with both weights, (genes, 2 hidden)."""
-        return (products.unflatten(1, (2, -1)) * gate[:, None]).flatten(1)
+        return products if self.w_out is None else (products.unflatten(1, (2, -1)) * gate[:, None]).flatten(1)
 
-    def push(self, passed: Tensor) -> tuple[Tensor, Tensor]:
-        """A delta and B delta, (genes, outputs) each, from what the units pass on of [w_self, w_neighbor] delta."""
+    def push(self, passed: Tensor) -> Tensor:
+        """A delta and B delta, (genes, 2, outputs), from what the units pass on of [w_self, w_neighbor] delta."""
         passed = passed.unflatten(1, (2, -1))
-        toward_x, toward_m = (passed if self.w_out is None else passed @ self.w_out.T).unbind(dim=1)
-        return toward_x, toward_m
+        return passed if self.w_out is None else passed @ self.w_out.T
 
     def __call__(self, x: Tensor, m: Tensor) -> Tensor:
         z = self.pre_activation(x, m)
@@ -104,7 +106,7 @@ class ProjectedWeights:
     bias: Tensor
     w_out: Tensor
 
-    @property
+    @cached_property
     def both(self) -> Tensor:
         """The one matrix that the expression is multiplied with, w_self above w_neighbor, (2 hidden, features)."""
         return torch.cat([self.w_self, self.w_neighbor])
@@ -123,10 +125,10 @@ class ProjectedWeights:
         own, of_neighbors = products.tensor_split([self.w_self.size(0)], dim=1)
         return torch.cat([own, gate * of_neighbors], dim=1)
 
-    def push(self, passed: Tensor) -> tuple[Tensor, Tensor]:
-        """A delta and B delta, (genes, outputs) each, from what the units pass on of [w_self, w_neighbor] delta."""
+    def push(self, passed: Tensor) -> Tensor:
+        """A delta and B delta, (genes, 2, outputs), from what the units pass on of [w_self, w_neighbor] delta."""
         toward_x, of_neighbors = passed.tensor_split([self.w_self.size(0)], dim=1)
-        return toward_x, of_neighbors @ self.w_out.T
+        return torch.stack([toward_x, of_neighbors @ self.w_out.T], dim=1)
 
 
 def as_function(layer: Layer) -> Callable[[Tensor, Tensor], Tensor]:
@@ -165,7 +167,7 @@ def as_function(layer: Layer) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 def read_layer(layer: Layer, x: Tensor) -> LayerWeights:
-    """The layer's weights, checked against the layer's own output at random points.
+    """The layer's weights; where its class does not say what it computes, checked against its output at random points.
 
     Args:
         layer: one of the kinds at the top of this module, but none that projects.
@@ -195,7 +197,7 @@ def read_layer(layer: Layer, x: Tensor) -> LayerWeights:
         raise UnreadableLayerError(
             f'{type(layer).__name__} does not put [x, m] into its Linear; use method="jvp", which takes any layer g(x, m)'
         ) from None
-    if not _agrees(weights, g, x):
+    if not _is_known(layer) and not _agrees(weights, g, x):
         raise UnreadableLayerError(
             f'{type(layer).__name__} has the parts of a layer that method="exact" knows, but its output is not '
             'W2 relu(W1 [x, m] + b1) + b2; use method="jvp", which takes any layer g(x, m)'
@@ -284,6 +286,19 @@ def _takes_width(g: Callable[[Tensor, Tensor], Tensor], x: Tensor) -> bool:
     except RuntimeError:
         return False
     return True
+
+
+def _is_known(layer: Layer) -> bool:
+    """Whether the classes of the layer and its parts say what it computes, with nothing hooked on that changes it."""
+    if isinstance(layer, MLPAggregator) and list(layer.children()) != [layer.mlp]:
+        return False
+    return isinstance(layer, Module) and all(
+        type(module) in (MLPAggregator, Sequential, Linear, ReLU, Dropout, Identity)
+        and "forward" not in vars(module)
+        and not module._forward_pre_hooks
+        and not module._forward_hooks
+        for module in layer.modules()
+    )
 
 
 def _agrees(weights: LayerWeights, g: Callable[[Tensor, Tensor], Tensor], like: Tensor) -> bool:

@@ -112,7 +112,7 @@ def sensitivities(
         if method == "exact":
             weights = read_layer(layer, x)
             active = weights.mask(weights.pre_activation(x, m)).to(x.dtype)
-            toward_x, toward_m = weights.push(weights.pass_on(active, delta @ weights.both.T))
+            toward_x, toward_m = weights.push(weights.pass_on(active, delta @ weights.both.T)).unbind(dim=1)
         else:
             check_dtype(layer, x)
             g = as_function(layer)
@@ -283,15 +283,21 @@ def norms(toward_x: Tensor, toward_m: Tensor, undefined: Tensor) -> Sensitivitie
 
 
 def lengths(rows: Tensor) -> Tensor:
-    """Euclidean length of every row, without the under- and overflow of squares."""
-    length = torch.linalg.vector_norm(rows, dim=1)
+    """Euclidean length of every row, (..., features) -> (...), without the under- and overflow of squares."""
+    length = torch.linalg.vector_norm(rows, dim=-1)
     limits = torch.finfo(rows.dtype)
-    doubtful = ~((length > limits.tiny**0.5 / limits.eps) & (length < limits.max**0.5))
-    if doubtful.any():  # silent rows, or numbers whose squares leave the range: scaled by their largest entry
-        some = rows[doubtful]
-        largest = some.abs().amax(dim=1, keepdim=True) if some.size(1) else some.new_zeros(some.size(0), 1)
-        scale = torch.where(largest > 0, largest, 1)
-        length[doubtful] = scale.squeeze(1) * (some / scale).norm(dim=1)
+    lowest, highest = limits.tiny**0.5 / limits.eps, limits.max**0.5
+    shortest, longest = torch.aminmax(length) if length.numel() else (1, 1)
+    if shortest > lowest and longest < highest:
+        return length
+    doubtful = ~((length > lowest) & (length < highest))
+    some = rows[doubtful]
+    if not some.any():  # silent rows
+        return length
+    # Numbers whose squares leave the range: scaled by their largest entry.
+    largest = some.abs().amax(dim=1, keepdim=True)
+    scale = torch.where(largest > 0, largest, 1)
+    length[doubtful] = scale.squeeze(1) * (some / scale).norm(dim=1)
     return length
 
 
