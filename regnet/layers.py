@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from inspect import signature
 
@@ -131,6 +131,37 @@ class ProjectedWeights:
         return torch.stack([toward_x, of_neighbors @ self.w_out.T], dim=1)
 
 
+def as_heard(weights: LayerWeights | ProjectedWeights) -> LayerWeights | ProjectedWeights:
+    """The same layer with its units scaled to what the output hears of them, so that their sizes can be compared.
+
+    A ReLU lets a positive factor through: it goes from a unit's column of W2 to its rows of W1. The factors are powers of
+    two, at which nothing is rounded, and 0 for a unit that the output does not hear at all.
+
+    Args:
+        weights: what was read from a layer.
+
+    Returns:
+        Weights of the same kind.
+
+    >>> weights = LayerWeights(*torch.tensor([[[1.0], [2.0]], [[3.0], [4.0]]]), torch.ones(2), torch.tensor([[8.0, 0.0]]), 0)
+    >>> as_heard(as_heard(weights)).both.flatten().tolist()
+    [1.0, 0.0, 3.0, 0.0]
+    """
+    if weights.w_out is None:
+        return weights
+    loudest = weights.w_out.abs().amax(dim=0)
+    exponent = torch.frexp(loudest).exponent
+    factor = torch.where(loudest > 0, torch.ldexp(torch.ones_like(loudest), exponent - exponent.max()), 0)
+    return replace(
+        weights,
+        # The root weight of a projecting layer has no units.
+        w_self=factor[:, None] * weights.w_self if isinstance(weights, LayerWeights) else weights.w_self,
+        w_neighbor=factor[:, None] * weights.w_neighbor,
+        bias=factor * weights.bias,
+        w_out=weights.w_out / torch.where(factor > 0, factor, 1),
+    )
+
+
 def as_function(layer: Layer) -> Callable[[Tensor, Tensor], Tensor]:
     r"""The layer as ``g(x, m)``.
 
@@ -206,7 +237,7 @@ def read_layer(layer: Layer, x: Tensor) -> LayerWeights:
 
 
 def read_layer_on_graph(layer: Layer, x: Tensor) -> LayerWeights | ProjectedWeights:
-    """The layer's weights for use on a graph, where a ``SAGEConv`` that projects can be read, too.
+    """The layer's weights as the output hears them, for use on a graph, where a ``SAGEConv`` that projects can be read, too.
 
     Args:
         layer: one of the kinds at the top of this module.
@@ -222,7 +253,7 @@ def read_layer_on_graph(layer: Layer, x: Tensor) -> LayerWeights | ProjectedWeig
     torch.Size([2, 2])
     """
     if not (isinstance(layer, SAGEConv) and layer.project):
-        return read_layer(layer, x)
+        return as_heard(read_layer(layer, x))
     _refuse_other_calls(layer)
     _check_mean(layer)
     if layer.normalize:
@@ -233,7 +264,7 @@ def read_layer_on_graph(layer: Layer, x: Tensor) -> LayerWeights | ProjectedWeig
     check_dtype(layer, x)
     weights = ProjectedWeights(_root(layer), layer.lin.weight.detach(), _bias(layer.lin), layer.lin_l.weight.detach())
     _check_width(weights, x)
-    return weights
+    return as_heard(weights)
 
 
 def check_dtype(layer: Layer, x: Tensor) -> None:

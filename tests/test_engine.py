@@ -333,6 +333,27 @@ def test_an_inactive_unit_cannot_hide_that_the_active_ones_lost_their_digits(dty
     close(effective_weight_on_graph(layer, x, edge_index), oracle(layer, x, edge_index), rtol=1e-6)
 
 
+@pytest.mark.parametrize("project", [False, True])
+@pytest.mark.parametrize("heard", [0, 1e-18])
+def test_a_unit_that_the_output_does_not_hear_cannot_hide_it_either(heard, project):
+    eps = torch.finfo(torch.float64).eps
+    x = torch.tensor([[1000.0, 1000.0], [1000 * (1 + 300 * eps), 0.0]], dtype=torch.float64)
+    edge_index = torch.tensor([[0], [1]])
+    if project:
+        layer = SAGEConv(2, 2, project=True, root_weight=False, bias=False).double()
+        layer.lin.weight.data = torch.tensor([[0.137, 0.0], [0.0, 1.0]], dtype=x.dtype)
+        layer.lin.bias.data = torch.ones(2, dtype=x.dtype)
+        layer.lin_l.weight.data = torch.tensor([[1, heard], [0.5, heard]], dtype=x.dtype)
+        got = sensitivities_on_graph(layer, x, edge_index)
+        close(got.neighbor_sensitivity[1] / moving(layer, x, edge_index, 1)[1], torch.ones(()).double(), rtol=1e-6)
+        return
+    layer = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)).double()
+    layer[0].weight.data = torch.tensor([[0.1, 0, 0.3, 0], [0.7, 0, 0.2, 0], [0, 1, 0, 1]], dtype=x.dtype)
+    layer[0].bias.data = torch.ones(3, dtype=x.dtype)
+    layer[2].weight.data = torch.tensor([[1, 2, heard], [0.5, 1, heard]], dtype=x.dtype)
+    close(effective_weight_on_graph(layer, x, edge_index), oracle(layer, x, edge_index), rtol=1e-6)
+
+
 def test_a_module_that_takes_x_and_m_one_after_the_other_goes_through_forward_mode(normal, random_graph):
     class Shared(nn.Module):
         def __init__(self):

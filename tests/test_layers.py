@@ -176,6 +176,50 @@ def test_layers_with_familiar_parts_but_another_output_are_refused(kind, first_r
         assert kind.__name__ in str(caught.value)
 
 
+class Shifted(nn.Linear):
+    def forward(self, x):
+        return super().forward(x).abs()
+
+
+def hooked(layer):
+    layer.mlp[0].register_forward_hook(lambda module, inputs, output: output + 1)
+
+
+def pre_hooked(layer):
+    layer.register_forward_pre_hook(lambda module, inputs: (inputs[0], 2 * inputs[1]))
+
+
+def overridden(layer):
+    layer.forward = lambda x, m: layer.mlp(torch.cat([m, x], dim=1))
+
+
+def parametrized(layer):
+    class Double(nn.Module):
+        def forward(self, weight):
+            return 2 * weight
+
+    # The Linear reads 2W, which is found, but what it is made of is not.
+    nn.utils.parametrize.register_parametrization(layer.mlp[2], "weight", Double())
+
+
+def replaced(layer):
+    layer.mlp[2] = Shifted(4, 4).double()
+
+
+def unused(layer):
+    layer.mlp, layer.rest = layer.mlp[0], nn.Sequential(nn.ReLU(), nn.Linear(4, 4).double())
+
+
+@pytest.mark.parametrize("change", [hooked, pre_hooked, overridden, parametrized, replaced, unused])
+def test_a_known_class_with_something_added_is_not_taken_at_its_word(change, pair):
+    x, _ = pair
+    layer = MLPAggregator(3, 4).double()
+    read_layer(layer, x)
+    change(layer)
+    with pytest.raises(UnreadableLayerError):
+        read_layer(layer, x)
+
+
 @pytest.mark.parametrize("kind", PRETENDERS)
 @pytest.mark.parametrize("silent", [False, True])
 def test_on_a_graph_a_pretender_gets_what_it_really_does(kind, silent, normal, random_graph):
