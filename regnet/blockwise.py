@@ -8,6 +8,7 @@ genes x 2 hidden; what follows is the same code as in memory. On threads nothing
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -282,6 +283,8 @@ def _stand_in(x: da.Array) -> Tensor:
             f"x must be a Dask array (genes, cells) of float32 or float64; got {got}; convert it with "
             "dask.array.from_array(...) or x.astype(...)"
         )
+    if any(math.isnan(size) for size in x.shape):
+        raise ValueError(f"x must know its shape; got {x.shape}; call x.compute_chunk_sizes() first")
     return torch.ones(1, x.shape[1], dtype=torch.float32 if x.dtype == np.float32 else torch.float64)
 
 

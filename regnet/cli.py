@@ -97,6 +97,11 @@ def pretrain(
                     f"{out} holds a finished training with seed {done.get('seed')}, not {seed}; give another --out, or "
                     "replace it with --force"
                 )
+            if done.get("epochs", epochs) < epochs:
+                raise FileExistsError(
+                    f"{out} holds a training that ended after --epochs {done['epochs']}, of which nothing is kept to go on "
+                    f"to {epochs}; give another --out, or train anew with --force"
+                )
             typer.echo(f"already finished: {out}")
             return
         elif not force:
@@ -162,6 +167,10 @@ def shrinkage(
 
 
 def _check_input(name: str | None, expression: Path | None, edges: Path | None, tfs: Path | None) -> None:
+    if name and (Path(name).suffix or Path(name).is_file()):
+        raise typer.BadParameter(
+            f"{name} looks like a file, not like a data set of `regnet datasets`: use --expression {name}"
+        )
     if (name is None) == (expression is None):
         raise typer.BadParameter("give either NAME, a data set that `regnet datasets` lists, or --expression")
     if expression and not edges:

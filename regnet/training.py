@@ -36,6 +36,8 @@ PLAIN = {"hidden_share": 0.0, "structural": False}
 """Options of :func:`regnet.pretrain` for the network as the note has it: no structural term, and every training edge both
 carries messages and is asked for."""
 
+_START_OVER = "start over with resume=False (--force on the command line)"
+
 
 @dataclass(frozen=True)
 class EdgeSplit:
@@ -137,7 +139,7 @@ def pretrain(
 
     With an output folder the training survives being killed at any moment: after every epoch all that it needs is kept in
     ``out_dir/training/last.ckpt``, and with ``resume=True`` it goes on from there to exactly the result that it would have
-    had without the break. The file is removed once the outputs are written.
+    had without the break, given the same versions and number of threads. The file is removed once the outputs are written.
 
     Args:
         data: ``x`` (genes, cells), ``edge_index`` (regulator -> target), and for ``out_dir`` also ``gene_names`` and
@@ -220,7 +222,11 @@ def pretrain(
     task.model.load_state_dict(keep.best["weights"])
 
     model = task.model.eval()
-    metrics = evaluate(model, data.x.detach(), split) | {"seed": seed, "best_epoch": keep.best["epoch"]}
+    metrics = evaluate(model, data.x.detach(), split) | {
+        "seed": seed,
+        "epochs": max_epochs,
+        "best_epoch": keep.best["epoch"],
+    }
     metrics["genes_without_regulators"] = int((in_degree(split.train_edges, data.x.size(0)) == 0).sum())
     result = Pretrained(model, split.train_edges, split, metrics)
     if kept is not None:
@@ -467,9 +473,7 @@ def _check_kept(path: Path, settings: dict[str, Any], max_epochs: int) -> None:
     except OSError:
         raise
     except Exception as error:  # torch raises all kinds on a file that is none of its own
-        raise ValueError(
-            f"{path} must be a training that regnet.pretrain kept, and is not; start over with resume=False"
-        ) from error
+        raise ValueError(f"{path} must be a training that regnet.pretrain kept, and is not; {_START_OVER}") from error
     differences = [
         f"other {name}" if name in ("expression", "edges") else f"{name}={before.get(name)}, not {value}"
         for name, value in settings.items()
@@ -478,12 +482,12 @@ def _check_kept(path: Path, settings: dict[str, Any], max_epochs: int) -> None:
     if differences:
         raise ValueError(
             f"the training kept in {path.parent} must have the same settings to be resumed, and has "
-            f"{' and '.join(differences)}; give the same as then, or start over with resume=False"
+            f"{' and '.join(differences)}; give the same as then, or {_START_OVER}"
         )
     if max_epochs < done:
         raise ValueError(
-            f"max_epochs must be at least {done}, the epochs that the training kept in {path.parent} has done; "
-            f"got {max_epochs}; give more, or start over with resume=False"
+            f"max_epochs (--epochs) must be at least {done}, the epochs that the training kept in {path.parent} has done; "
+            f"got {max_epochs}; give more, or {_START_OVER}"
         )
 
 

@@ -29,9 +29,10 @@ TARGETS = [  # what, at least, at most
     ("pretraining an epoch over a plain PyTorch loop", None, 1.3),
 ]
 WITHOUT_TARGET = [
-    *2 * ["the note's recipe with a sparse mean over the engine"],
-    *2 * ["the engine over its floor"],
-    "two JVPs over the engine",
+    "the note's recipe over the engine",
+    *3 * ["the note's recipe with a sparse mean over the engine"],
+    *3 * ["the engine over its floor"],
+    *2 * ["two JVPs over the engine"],
     "peak memory beyond the input, in genes x 2*hidden values: note",
     "PyG's total_influence over the engine, per gene",
     "Captum's Saliency over the engine, per gene",

@@ -223,6 +223,8 @@ def test_unusable_input_is_refused_before_anything_is_read(problem):
         effective_weight_blockwise(LAYERS[0], x, edge_index)
     with pytest.raises(TypeError, match=r"got \(40, 23\) of int64.*astype"):
         effective_weight_blockwise(LAYERS[0], lazy.astype(int), edge_index)
+    with pytest.raises(ValueError, match="compute_chunk_sizes"):
+        effective_weight_blockwise(LAYERS[0], lazy[lazy[:, 0] > 0], edge_index)
     with pytest.raises(TypeError, match=r"float64 and x is torch\.float32"):
         effective_weight_blockwise(LAYERS[0], lazy.astype(np.float32), edge_index)
     with pytest.raises(ValueError, match="takes 22 features"):

@@ -184,6 +184,8 @@ def test_outputs_are_not_replaced_without_force(run, tmp_path):
     assert_error(run(*arguments, "--seed", "1"), "o holds regnet_pretrained.pth of an earlier run", "--force")
     finished = run(*arguments, "--resume")
     assert finished.exit_code == 0 and "already finished: o" in finished.stdout
+    longer = run(*arguments[:3], "2", *arguments[4:], "--resume")
+    assert_error(longer, "o holds a training that ended after --epochs 1", "to 2; give another --out")
     assert {file.name: file.read_bytes() for file in (tmp_path / "o").iterdir()} == before
     assert run(*arguments, "--seed", "1", "--force").exit_code == 0
     assert json.loads((tmp_path / "o" / "metrics.json").read_text())["seed"] == 1
@@ -442,6 +444,7 @@ def test_it_works_from_another_folder(files, trained, tmp_path):
     [
         (["pretrain"], "give either NAME"),
         (["pretrain", "tiny", "--expression", "x.csv", "--edges", "e.csv"], "give either NAME"),
+        (["pretrain", "x.csv", "--edges", "e.csv"], "use --expression x.csv"),
         (["pretrain", "--expression", "x.csv"], "--expression needs --edges"),
         (["pretrain", "tiny", "--tfs", "t.csv"], "--tfs needs --edges"),
         (["pretrain", "tiny", "--resume", "--force"], "give one of them"),

@@ -748,7 +748,7 @@ def with_changed(data, **fields):
         ({"x": lambda data: data.x.float()}, {}, ["has other expression;"]),
         ({"x": lambda data: data.x + torch.eye(40, 12).double() * 1e-12}, {}, ["has other expression;"]),
         ({"edge_index": lambda data: data.edge_index[:, :-1]}, {}, ["has other edges;"]),
-        ({}, {"max_epochs": 2}, ["max_epochs must be at least 3", "got 2"]),
+        ({}, {"max_epochs": 2}, ["max_epochs (--epochs) must be at least 3", "got 2"]),
     ],
 )
 def test_a_training_of_other_settings_is_refused_and_kept(change, options, words, tiny_data, tmp_path, no_training_after):
