@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import timeit
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,16 +9,22 @@ from statistics import median
 
 
 def by_turns(calls: dict[str, Callable[[], object]], repeats: int, seconds: float = 0.5) -> dict[str, list[float]]:
-    """Seconds a call of every contender, measured one after the other in every repeat, so that a slow minute of the
-    machine meets them all. A measurement repeats its call until it takes about ``seconds``."""
-    number = {}
-    for name, call in calls.items():
+    """Seconds a call of every contender, one value a repeat: the median of calls that take ``seconds`` together.
+
+    The contenders take turns call by call, so that a slow moment of the machine meets them all.
+    """
+    for call in calls.values():
         call()
-        number[name] = max(1, math.ceil(seconds / timeit.timeit(call, number=1)))
     measured: dict[str, list[float]] = {name: [] for name in calls}
-    for repeat in range(repeats):
-        for name in calls if repeat % 2 == 0 else reversed(calls):
-            measured[name].append(timeit.timeit(calls[name], number=number[name]) / number[name])
+    for _ in range(repeats):
+        taken: dict[str, list[float]] = {name: [] for name in calls}
+        turns = list(calls)
+        while turns:
+            for name in turns:
+                taken[name].append(timeit.timeit(calls[name], number=1))
+            turns = [name for name in reversed(turns) if sum(taken[name]) < seconds]  # there, then back
+        for name, values in taken.items():
+            measured[name].append(median(values))
     return measured
 
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
 from inspect import signature
 
 import torch
@@ -42,18 +41,29 @@ class UnreadableLayerError(TypeError):
 
 @dataclass(frozen=True)
 class LayerWeights:
-    """h = W2 relu(W_self x + W_neighbor m + bias) + bias_out, or the same without relu and W2."""
+    """h = W2 relu(W_self x + W_neighbor m + bias) + bias_out, or the same without relu and W2.
 
-    w_self: Tensor
-    w_neighbor: Tensor
+    Attributes:
+        both: the one matrix that the expression is multiplied with, W_self above W_neighbor, shape (2 hidden, features).
+        bias: shape (hidden,).
+        w_out: W2, shape (outputs, hidden), or None.
+        bias_out: shape (outputs,).
+    """
+
+    both: Tensor
     bias: Tensor
     w_out: Tensor | None
     bias_out: Tensor
 
-    @cached_property
-    def both(self) -> Tensor:
-        """The one matrix that the expression is multiplied with, w_self above w_neighbor, (2 hidden, features)."""
-        return torch.cat([self.w_self, self.w_neighbor])
+    @property
+    def w_self(self) -> Tensor:
+        """W_self, (hidden, features)."""
+        return self.both[: self.bias.size(0)]
+
+    @property
+    def w_neighbor(self) -> Tensor:
+        """W_neighbor, (hidden, features)."""
+        return self.both[self.bias.size(0) :]
 
     def pre_activation(self, x: Tensor, m: Tensor) -> Tensor:
         """W_self x + W_neighbor m + bias, (genes, hidden), from x and m (genes, features)."""
@@ -75,7 +85,7 @@ class LayerWeights:
 
     def gate(self, own: Tensor, mean: Tensor) -> Tensor:
         """What units pass on, 1 or 0, (genes, hidden), from a gene's own values and their mean over its regulators."""
-        hidden = self.w_self.size(0)
+        hidden = self.bias.size(0)
         z = (own[:, :hidden] + mean[:, hidden:]).add_(self.bias)
         return torch.ones_like(z) if self.w_out is None else z.clamp_(min=0).sign_()
 
@@ -99,21 +109,31 @@ class ProjectedWeights:
 
     Moving every regulator along :math:`\delta_i` moves their mean along it, and a unit of the projection passes on the
     share of it that the regulators with an active unit make up.
+
+    Attributes:
+        both: the one matrix that the expression is multiplied with, W_self above W_neighbor, shape (outputs + features,
+            features).
+        bias: shape (features,).
+        w_out: shape (outputs, features).
     """
 
-    w_self: Tensor
-    w_neighbor: Tensor
+    both: Tensor
     bias: Tensor
     w_out: Tensor
 
-    @cached_property
-    def both(self) -> Tensor:
-        """The one matrix that the expression is multiplied with, w_self above w_neighbor, (2 hidden, features)."""
-        return torch.cat([self.w_self, self.w_neighbor])
+    @property
+    def w_self(self) -> Tensor:
+        """W_self, (outputs, features)."""
+        return self.both[: -self.bias.size(0)]
+
+    @property
+    def w_neighbor(self) -> Tensor:
+        """W_neighbor, (features, features)."""
+        return self.both[-self.bias.size(0) :]
 
     def values(self, products: Tensor) -> Tensor:
         """The products of x with both weights and which units of the projection are active, (genes, any)."""
-        active = products[:, self.w_self.size(0) :] + self.bias > 0
+        active = products[:, -self.bias.size(0) :] + self.bias > 0
         return torch.cat([products, active.to(products.dtype)], dim=1)
 
     def gate(self, own: Tensor, mean: Tensor) -> Tensor:
@@ -143,20 +163,21 @@ def as_heard(weights: LayerWeights | ProjectedWeights) -> LayerWeights | Project
     Returns:
         Weights of the same kind.
 
-    >>> weights = LayerWeights(*torch.tensor([[[1.0], [2.0]], [[3.0], [4.0]]]), torch.ones(2), torch.tensor([[8.0, 0.0]]), 0)
-    >>> as_heard(as_heard(weights)).both.flatten().tolist()
-    [1.0, 0.0, 3.0, 0.0]
+    >>> both, w_out = torch.tensor([[1.0], [2.0], [3.0], [4.0]]), torch.tensor([[0.5, 4.0]])
+    >>> heard = as_heard(LayerWeights(both, torch.ones(2), w_out, torch.zeros(1)))
+    >>> heard.both.flatten().tolist(), heard.w_out.tolist()
+    ([0.125, 2.0, 0.375, 4.0], [[4.0, 4.0]])
     """
     if weights.w_out is None:
         return weights
     loudest = weights.w_out.abs().amax(dim=0)
     exponent = torch.frexp(loudest).exponent
     factor = torch.where(loudest > 0, torch.ldexp(torch.ones_like(loudest), exponent - exponent.max()), 0)
+    # The root weight of a projecting layer has no units.
+    of_self = factor if isinstance(weights, LayerWeights) else factor.new_ones(weights.w_self.size(0))
     return replace(
         weights,
-        # The root weight of a projecting layer has no units.
-        w_self=factor[:, None] * weights.w_self if isinstance(weights, LayerWeights) else weights.w_self,
-        w_neighbor=factor[:, None] * weights.w_neighbor,
+        both=torch.cat([of_self, factor])[:, None] * weights.both,
         bias=factor * weights.bias,
         w_out=weights.w_out / torch.where(factor > 0, factor, 1),
     )
@@ -218,9 +239,8 @@ def read_layer(layer: Layer, x: Tensor) -> LayerWeights:
     """
     g = as_function(layer)
     check_dtype(layer, x)
-    weights = _read_sage(layer) if isinstance(layer, SAGEConv) else _read_modules(layer)
     try:
-        _check_width(weights, x)
+        weights = _read_sage(layer, x) if isinstance(layer, SAGEConv) else _read_modules(layer, x)
     except ValueError:
         # A module of its own kind may well take x and m one after the other: then it is a function like any other.
         if isinstance(layer, (Linear, Sequential, SAGEConv)) or not _takes_width(g, x):
@@ -262,9 +282,8 @@ def read_layer_on_graph(layer: Layer, x: Tensor) -> LayerWeights | ProjectedWeig
             "for the weight before the normalisation"
         )
     check_dtype(layer, x)
-    weights = ProjectedWeights(_root(layer), layer.lin.weight.detach(), _bias(layer.lin), layer.lin_l.weight.detach())
-    _check_width(weights, x)
-    return as_heard(weights)
+    both = _stacked(_root(layer), layer.lin.weight.detach(), x)
+    return as_heard(ProjectedWeights(both, _bias(layer.lin), layer.lin_l.weight.detach()))
 
 
 def check_dtype(layer: Layer, x: Tensor) -> None:
@@ -304,10 +323,12 @@ def _check_mean(conv: SAGEConv) -> None:
         raise UnreadableLayerError(f"a SAGEConv must have aggr='mean' to have a neighbour mean; got {conv}; {_TAKEN}")
 
 
-def _check_width(weights: LayerWeights | ProjectedWeights, x: Tensor) -> None:
-    widths = weights.w_self.size(1), weights.w_neighbor.size(1)
+def _stacked(w_self: Tensor, w_neighbor: Tensor, x: Tensor) -> Tensor:
+    """w_self above w_neighbor, both as wide as x."""
+    widths = w_self.size(1), w_neighbor.size(1)
     if widths != (x.size(1), x.size(1)):
         raise ValueError(f"the layer takes {widths[0]} features of x and {widths[1]} of m; got {x.size(1)} of each")
+    return torch.cat([w_self, w_neighbor])
 
 
 def _takes_width(g: Callable[[Tensor, Tensor], Tensor], x: Tensor) -> bool:
@@ -355,7 +376,7 @@ def _agrees(weights: LayerWeights, g: Callable[[Tensor, Tensor], Tensor], like: 
     return bool(((expected - got).abs() <= tolerance).all())
 
 
-def _read_modules(layer: Layer) -> LayerWeights:
+def _read_modules(layer: Layer, x: Tensor) -> LayerWeights:
     modules = list(layer.modules()) if isinstance(layer, Module) else []
     parts = [module for module in modules if not list(module.children()) and not isinstance(module, (Dropout, Identity))]
     match parts:
@@ -370,16 +391,16 @@ def _read_modules(layer: Layer) -> LayerWeights:
                 f'got {kind}; use method="jvp", which takes any layer g(x, m)'
             )
     w_self, w_neighbor = first.weight.detach().tensor_split(2, dim=1)
-    return LayerWeights(w_self, w_neighbor, _bias(first), w_out, bias_out)
+    return LayerWeights(_stacked(w_self, w_neighbor, x), _bias(first), w_out, bias_out)
 
 
-def _read_sage(conv: SAGEConv) -> LayerWeights:
+def _read_sage(conv: SAGEConv, x: Tensor) -> LayerWeights:
     if conv.normalize:
         raise UnreadableLayerError(
             f'method="exact" reads a SAGEConv without normalisation; got {conv} with normalize=True; use method="jvp"'
         )
     bias = _bias(conv.lin_l)
-    return LayerWeights(_root(conv), conv.lin_l.weight.detach(), bias, None, torch.zeros_like(bias))
+    return LayerWeights(_stacked(_root(conv), conv.lin_l.weight.detach(), x), bias, None, torch.zeros_like(bias))
 
 
 def _root(conv: SAGEConv) -> Tensor:

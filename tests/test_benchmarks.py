@@ -154,13 +154,17 @@ def test_a_target_is_reached_by_the_median(benchmarks):
     assert Line("", "", [1.0]).reached is None
 
 
-def test_contenders_take_turns(benchmarks):
+def test_contenders_take_turns(benchmarks, monkeypatch):
     from timing import by_turns
 
     called = []
-    measured = by_turns({name: lambda name=name: called.append(name) for name in "ab"}, repeats=2, seconds=0)
-    assert [len(measured[name]) for name in "ab"] == [2, 2]
-    assert "".join(called) == "aabb" + "ab" + "ba"  # to warm up, then there and back
+    calls = {name: lambda name=name: called.append(name) for name in "ab"}
+    by_turns(calls, repeats=2, seconds=0)
+    assert "".join(called) == "ab" + "ab" + "ab"  # to warm up, then once a repeat
+    called.clear()
+    monkeypatch.setattr("timeit.timeit", lambda call, number: call() or 1)  # every call takes a second
+    assert by_turns(calls, repeats=1, seconds=3) == {"a": [1], "b": [1]}
+    assert "".join(called) == "ab" + "ab" + "ba" + "ab"  # there, and back, and there again
 
 
 def test_missing_data_are_no_measurement(benchmarks, monkeypatch, tmp_path):
