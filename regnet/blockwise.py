@@ -11,8 +11,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
+from uuid import uuid4
 
 import dask
 import dask.array as da
@@ -316,18 +318,18 @@ def _products(x: da.Array, weights: LayerWeights | ProjectedWeights) -> tuple[Te
     """x [w_self, w_neighbor]^T, (genes, 2 hidden), and the length of every row of x, in one pass."""
     # Every block is read once and used by both; the squares alone need float64, lest they overflow.
     products, squares = dask.compute(
-        _sum_over_blocks(_block_products, x, weights.both),
-        _sum_over_blocks(_block_squares, x, weights.w_self[:1], dtype=np.float64),
+        _sum_over_blocks(_block_products, x, weights),
+        _sum_over_blocks(_block_squares, x, extra=1, dtype=np.float64),
     )
     return torch.from_numpy(products), torch.from_numpy(squares[:, 0]).sqrt().to(weights.w_self.dtype)
 
 
-def _block_products(block: Block, weight: np.ndarray, first_cell: np.ndarray) -> np.ndarray:
+def _block_products(block: Block, first_cell: np.ndarray, w_self: np.ndarray, w_neighbor: np.ndarray) -> np.ndarray:
     """What a block adds to the products, (1, genes, 2 hidden)."""
-    return np.asarray(block @ weight)[None]
+    return np.asarray(block @ np.hstack([w_self, w_neighbor]))[None]
 
 
-def _block_squares(block: Block, weight: np.ndarray, first_cell: np.ndarray) -> np.ndarray:
+def _block_squares(block: Block, first_cell: np.ndarray) -> np.ndarray:
     """What a block adds to the squared lengths, (1, genes, 1)."""
     if sparse.issparse(block):
         squares = np.asarray(block.astype(np.float64).power(2).sum(axis=1)).reshape(-1)
@@ -352,28 +354,35 @@ def _from_delta(
     renumbered = RegulatorLists(lists.offsets, number[len(genes) :])
     function = partial(_block_delta, own=number[: len(genes)], lists=renumbered)
     rows = _all_genes(x)[needed.numpy()]
-    sums = torch.from_numpy(_sum_over_blocks(function, rows, weights.both, extra=3, dtype=np.float64).compute())
+    sums = torch.from_numpy(_sum_over_blocks(function, rows, weights, extra=3, dtype=np.float64).compute())
     delta, x_length, m_length = sums[:, -3:].sqrt().to(weights.w_self.dtype).unbind(dim=1)
     return sums[:, :-3].to(weights.w_self.dtype), within_rounding(delta, x_length, m_length)
 
 
-def _block_delta(block: Block, weight: np.ndarray, first_cell: np.ndarray, own: Tensor, lists: RegulatorLists) -> np.ndarray:
+def _block_delta(
+    block: Block, first_cell: np.ndarray, w_self: np.ndarray, w_neighbor: np.ndarray, own: Tensor, lists: RegulatorLists
+) -> np.ndarray:
     """What a block adds to W delta and, in the last columns, to the squared lengths of delta, x and m."""
     rows = torch.from_numpy(_to_numpy(block).astype(np.float64))
     x, m = rows[own], lists.mean(rows)
     squares = torch.stack([part.square().sum(dim=1) for part in (x - m, x, m)], dim=1)
-    return torch.cat([(x - m) @ torch.from_numpy(weight.astype(np.float64)), squares], dim=1).numpy()[None]
+    both = torch.from_numpy(np.hstack([w_self, w_neighbor]).astype(np.float64))
+    return torch.cat([(x - m) @ both, squares], dim=1).numpy()[None]
 
 
 def _sum_over_blocks(
-    function: Callable[..., np.ndarray], x: da.Array, weight: Tensor, extra: int = 0, dtype: Any = None
+    function: Callable[..., np.ndarray],
+    x: da.Array,
+    weights: LayerWeights | ProjectedWeights | None = None,
+    extra: int = 0,
+    dtype: Any = None,
 ) -> da.Array:
-    """The sum over blocks of cells of ``function(block, weight of its cells, number of its first cell)``, not yet computed.
+    """The sum over blocks of cells of ``function(block, number of its first cell, weights of its cells)``, to be computed.
 
-    Shape (genes, rows of the weight + extra); in the dtype of x where none is given.
+    Shape (genes, rows of both weights + extra); in the dtype of x where none is given.
     """
     cells, dtype = x.chunks[1], dtype or x.dtype
-    of_cells = da.from_array(weight.cpu().numpy().T, chunks=(cells, -1))
+    of_cells = [_without_copy(w.cpu().numpy().T, cells) for w in ([weights.w_self, weights.w_neighbor] if weights else [])]
     first_cell = da.from_array(np.cumsum([0, *cells[:-1]]), chunks=1)
     # Every block of cells gives one slice of a third dimension, over which Dask sums in a tree.
     slices = da.blockwise(
@@ -381,13 +390,22 @@ def _sum_over_blocks(
         "jik",
         x,
         "ij",
-        of_cells,
-        "jk",
         first_cell,
         "j",
+        *chain.from_iterable(zip(of_cells, ("js", "jn"), strict=False)),
+        new_axes={"k": sum(w.shape[1] for w in of_cells) + extra},
+        concatenate=True,
         align_arrays=False,  # they are, but for the lengths of the blocks
-        adjust_chunks={"j": 1, "k": lambda columns: columns + extra},
+        adjust_chunks={"j": 1},
         dtype=dtype,
         meta=np.empty((0, 0, 0), dtype=dtype),
     )
-    return slices.sum(axis=0)
+    return slices.sum(axis=0, split_every=2)  # so that few slices wait for others
+
+
+def _without_copy(rows: np.ndarray, lengths: tuple[int, ...]) -> da.Array:
+    """A matrix as a Dask array of blocks of so many rows, which ``dask.array.from_array`` would hold twice."""
+    name = f"rows-{uuid4().hex}"
+    parts = np.split(rows, np.cumsum(lengths[:-1]))
+    graph = {(name, number, 0): part for number, part in enumerate(parts)}
+    return da.Array(graph, name, chunks=(lengths, (rows.shape[1],)), dtype=rows.dtype)

@@ -75,7 +75,7 @@ def sensitivities_on_graph(layer: Layer, x: Tensor, edge_index: Tensor) -> Sensi
             check_finite(x)
             result = sensitivities(layer, x, graph.mean(x), "jvp")
             return undefined_at(result, graph.in_degree() == 0)
-        both = weights.both
+        both = torch.cat([weights.w_self, weights.w_neighbor])
         products, row_lengths = _products(x, both)
 
         def again_from_delta(genes: Tensor) -> tuple[Tensor, Tensor]:
@@ -131,7 +131,8 @@ def from_products(
     """
     scale = torch.maximum(row_lengths, graph.mean(row_lengths[:, None]).squeeze(1))
     undefined = (graph.in_degree() == 0) | (scale == 0)  # no regulators, or silent like all of them
-    rounding = 1e3 * torch.finfo(products.dtype).eps * lengths(weights.both).norm() * scale
+    size = torch.hypot(lengths(weights.w_self).norm(), lengths(weights.w_neighbor).norm())
+    rounding = 1e3 * torch.finfo(products.dtype).eps * size * scale
     values = weights.values(products)
     answers = products.new_empty(len(products), 2)
     for start in range(0, len(products), _GENES_AT_ONCE):

@@ -44,26 +44,20 @@ class LayerWeights:
     """h = W2 relu(W_self x + W_neighbor m + bias) + bias_out, or the same without relu and W2.
 
     Attributes:
-        both: the one matrix that the expression is multiplied with, W_self above W_neighbor, shape (2 hidden, features).
+        w_self: shape (hidden, features).
+        w_neighbor: same shape.
         bias: shape (hidden,).
         w_out: W2, shape (outputs, hidden), or None.
         bias_out: shape (outputs,).
+        loudness: what a unit passes on of its input, see :func:`regnet.layers.as_heard`; 1 where it is None.
     """
 
-    both: Tensor
+    w_self: Tensor
+    w_neighbor: Tensor
     bias: Tensor
     w_out: Tensor | None
     bias_out: Tensor
-
-    @property
-    def w_self(self) -> Tensor:
-        """W_self, (hidden, features)."""
-        return self.both[: self.bias.size(0)]
-
-    @property
-    def w_neighbor(self) -> Tensor:
-        """W_neighbor, (hidden, features)."""
-        return self.both[self.bias.size(0) :]
+    loudness: Tensor | None = None
 
     def pre_activation(self, x: Tensor, m: Tensor) -> Tensor:
         """W_self x + W_neighbor m + bias, (genes, hidden), from x and m (genes, features)."""
@@ -84,10 +78,11 @@ class LayerWeights:
         return products
 
     def gate(self, own: Tensor, mean: Tensor) -> Tensor:
-        """What units pass on, 1 or 0, (genes, hidden), from a gene's own values and their mean over its regulators."""
+        """What units pass on, (genes, hidden), from a gene's own values and their mean over its regulators."""
         hidden = self.bias.size(0)
         z = (own[:, :hidden] + mean[:, hidden:]).add_(self.bias)
-        return torch.ones_like(z) if self.w_out is None else z.clamp_(min=0).sign_()
+        gate = torch.ones_like(z) if self.w_out is None else z.clamp_(min=0).sign_()
+        return gate if self.loudness is None else gate.mul_(self.loudness)
 
     def pass_on(self, gate: Tensor, products: Tensor) -> Tensor:
         """What the units pass on of products with both weights, (genes, 2 hidden)."""
@@ -111,25 +106,18 @@ class ProjectedWeights:
     share of it that the regulators with an active unit make up.
 
     Attributes:
-        both: the one matrix that the expression is multiplied with, W_self above W_neighbor, shape (outputs + features,
-            features).
+        w_self: shape (outputs, features).
+        w_neighbor: shape (features, features).
         bias: shape (features,).
         w_out: shape (outputs, features).
+        loudness: see :class:`regnet.layers.LayerWeights`, shape (features,).
     """
 
-    both: Tensor
+    w_self: Tensor
+    w_neighbor: Tensor
     bias: Tensor
     w_out: Tensor
-
-    @property
-    def w_self(self) -> Tensor:
-        """W_self, (outputs, features)."""
-        return self.both[: -self.bias.size(0)]
-
-    @property
-    def w_neighbor(self) -> Tensor:
-        """W_neighbor, (features, features)."""
-        return self.both[-self.bias.size(0) :]
+    loudness: Tensor | None = None
 
     def values(self, products: Tensor) -> Tensor:
         """The products of x with both weights and which units of the projection are active, (genes, any)."""
@@ -137,8 +125,9 @@ class ProjectedWeights:
         return torch.cat([products, active.to(products.dtype)], dim=1)
 
     def gate(self, own: Tensor, mean: Tensor) -> Tensor:
-        """The share of each gene's regulators whose unit is active, (genes, features)."""
-        return mean[:, -self.bias.size(0) :]
+        """What units pass on, (genes, features): the share of each gene's regulators whose unit is active."""
+        share = mean[:, -self.bias.size(0) :]
+        return share if self.loudness is None else share * self.loudness
 
     def pass_on(self, gate: Tensor, products: Tensor) -> Tensor:
         """What the units pass on of products with both weights; the root weight has no units."""
@@ -152,10 +141,10 @@ class ProjectedWeights:
 
 
 def as_heard(weights: LayerWeights | ProjectedWeights) -> LayerWeights | ProjectedWeights:
-    """The same layer with its units scaled to what the output hears of them, so that their sizes can be compared.
+    """The same layer with units that pass on as much as the output hears of them, so that what they pass can be compared.
 
-    A ReLU lets a positive factor through: it goes from a unit's column of W2 to its rows of W1. The factors are powers of
-    two, at which nothing is rounded, and 0 for a unit that the output does not hear at all.
+    A factor goes from a unit's column of W2 to what it passes on. The factors are powers of two, at which nothing is
+    rounded, 1 for the loudest unit, and 0 for one that the output does not hear at all.
 
     Args:
         weights: what was read from a layer.
@@ -163,24 +152,17 @@ def as_heard(weights: LayerWeights | ProjectedWeights) -> LayerWeights | Project
     Returns:
         Weights of the same kind.
 
-    >>> both, w_out = torch.tensor([[1.0], [2.0], [3.0], [4.0]]), torch.tensor([[0.5, 4.0]])
-    >>> heard = as_heard(LayerWeights(both, torch.ones(2), w_out, torch.zeros(1)))
-    >>> heard.both.flatten().tolist(), heard.w_out.tolist()
-    ([0.125, 2.0, 0.375, 4.0], [[4.0, 4.0]])
+    >>> half, w_out = torch.ones(2, 1), torch.tensor([[0.5, 4.0]])
+    >>> heard = as_heard(LayerWeights(half, half, torch.ones(2), w_out, torch.zeros(1)))
+    >>> heard.loudness.tolist(), heard.w_out.tolist()
+    ([0.125, 1.0], [[4.0, 4.0]])
     """
     if weights.w_out is None:
         return weights
     loudest = weights.w_out.abs().amax(dim=0)
     exponent = torch.frexp(loudest).exponent
     factor = torch.where(loudest > 0, torch.ldexp(torch.ones_like(loudest), exponent - exponent.max()), 0)
-    # The root weight of a projecting layer has no units.
-    of_self = factor if isinstance(weights, LayerWeights) else factor.new_ones(weights.w_self.size(0))
-    return replace(
-        weights,
-        both=torch.cat([of_self, factor])[:, None] * weights.both,
-        bias=factor * weights.bias,
-        w_out=weights.w_out / torch.where(factor > 0, factor, 1),
-    )
+    return replace(weights, loudness=factor, w_out=weights.w_out / torch.where(factor > 0, factor, 1))
 
 
 def as_function(layer: Layer) -> Callable[[Tensor, Tensor], Tensor]:
@@ -239,8 +221,9 @@ def read_layer(layer: Layer, x: Tensor) -> LayerWeights:
     """
     g = as_function(layer)
     check_dtype(layer, x)
+    weights = _read_sage(layer) if isinstance(layer, SAGEConv) else _read_modules(layer)
     try:
-        weights = _read_sage(layer, x) if isinstance(layer, SAGEConv) else _read_modules(layer, x)
+        _check_width(weights, x)
     except ValueError:
         # A module of its own kind may well take x and m one after the other: then it is a function like any other.
         if isinstance(layer, (Linear, Sequential, SAGEConv)) or not _takes_width(g, x):
@@ -282,8 +265,9 @@ def read_layer_on_graph(layer: Layer, x: Tensor) -> LayerWeights | ProjectedWeig
             "for the weight before the normalisation"
         )
     check_dtype(layer, x)
-    both = _stacked(_root(layer), layer.lin.weight.detach(), x)
-    return as_heard(ProjectedWeights(both, _bias(layer.lin), layer.lin_l.weight.detach()))
+    weights = ProjectedWeights(_root(layer), layer.lin.weight.detach(), _bias(layer.lin), layer.lin_l.weight.detach())
+    _check_width(weights, x)
+    return as_heard(weights)
 
 
 def check_dtype(layer: Layer, x: Tensor) -> None:
@@ -323,12 +307,10 @@ def _check_mean(conv: SAGEConv) -> None:
         raise UnreadableLayerError(f"a SAGEConv must have aggr='mean' to have a neighbour mean; got {conv}; {_TAKEN}")
 
 
-def _stacked(w_self: Tensor, w_neighbor: Tensor, x: Tensor) -> Tensor:
-    """w_self above w_neighbor, both as wide as x."""
-    widths = w_self.size(1), w_neighbor.size(1)
+def _check_width(weights: LayerWeights | ProjectedWeights, x: Tensor) -> None:
+    widths = weights.w_self.size(1), weights.w_neighbor.size(1)
     if widths != (x.size(1), x.size(1)):
         raise ValueError(f"the layer takes {widths[0]} features of x and {widths[1]} of m; got {x.size(1)} of each")
-    return torch.cat([w_self, w_neighbor])
 
 
 def _takes_width(g: Callable[[Tensor, Tensor], Tensor], x: Tensor) -> bool:
@@ -376,7 +358,7 @@ def _agrees(weights: LayerWeights, g: Callable[[Tensor, Tensor], Tensor], like: 
     return bool(((expected - got).abs() <= tolerance).all())
 
 
-def _read_modules(layer: Layer, x: Tensor) -> LayerWeights:
+def _read_modules(layer: Layer) -> LayerWeights:
     modules = list(layer.modules()) if isinstance(layer, Module) else []
     parts = [module for module in modules if not list(module.children()) and not isinstance(module, (Dropout, Identity))]
     match parts:
@@ -391,16 +373,16 @@ def _read_modules(layer: Layer, x: Tensor) -> LayerWeights:
                 f'got {kind}; use method="jvp", which takes any layer g(x, m)'
             )
     w_self, w_neighbor = first.weight.detach().tensor_split(2, dim=1)
-    return LayerWeights(_stacked(w_self, w_neighbor, x), _bias(first), w_out, bias_out)
+    return LayerWeights(w_self, w_neighbor, _bias(first), w_out, bias_out)
 
 
-def _read_sage(conv: SAGEConv, x: Tensor) -> LayerWeights:
+def _read_sage(conv: SAGEConv) -> LayerWeights:
     if conv.normalize:
         raise UnreadableLayerError(
             f'method="exact" reads a SAGEConv without normalisation; got {conv} with normalize=True; use method="jvp"'
         )
     bias = _bias(conv.lin_l)
-    return LayerWeights(_stacked(_root(conv), conv.lin_l.weight.detach(), x), bias, None, torch.zeros_like(bias))
+    return LayerWeights(_root(conv), conv.lin_l.weight.detach(), bias, None, torch.zeros_like(bias))
 
 
 def _root(conv: SAGEConv) -> Tensor:

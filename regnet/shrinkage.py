@@ -111,8 +111,9 @@ def sensitivities(
     with torch.no_grad(), evaluation_mode(layer):
         if method == "exact":
             weights = read_layer(layer, x)
+            both = torch.cat([weights.w_self, weights.w_neighbor])
             active = weights.mask(weights.pre_activation(x, m)).to(x.dtype)
-            toward_x, toward_m = weights.push(weights.pass_on(active, delta @ weights.both.T)).unbind(dim=1)
+            toward_x, toward_m = weights.push(weights.pass_on(active, delta @ both.T)).unbind(dim=1)
         else:
             check_dtype(layer, x)
             g = as_function(layer)
