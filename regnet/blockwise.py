@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import partial
+from functools import partial, reduce
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +20,7 @@ import dask
 import dask.array as da
 import numpy as np
 import torch
+from dask.delayed import Delayed
 from scipy import sparse
 from torch import Tensor
 
@@ -38,6 +39,9 @@ from regnet.shrinkage import Sensitivities, within_rounding
 
 Block = Any
 """Some genes x some cells, of NumPy or of scipy.sparse."""
+
+_GROUP = 16
+"""How many slices are added one after the other."""
 
 
 class LazyExpression(NamedTuple):
@@ -321,7 +325,7 @@ def _products(x: da.Array, weights: LayerWeights | ProjectedWeights) -> tuple[Te
         _sum_over_blocks(_block_products, x, weights),
         _sum_over_blocks(_block_squares, x, extra=1, dtype=np.float64),
     )
-    return torch.from_numpy(products), torch.from_numpy(squares[:, 0]).sqrt().to(weights.w_self.dtype)
+    return torch.from_numpy(products[0]), torch.from_numpy(squares[0, :, 0]).sqrt().to(weights.w_self.dtype)
 
 
 def _block_products(block: Block, first_cell: np.ndarray, w_self: np.ndarray, w_neighbor: np.ndarray) -> np.ndarray:
@@ -354,7 +358,7 @@ def _from_delta(
     renumbered = RegulatorLists(lists.offsets, number[len(genes) :])
     function = partial(_block_delta, own=number[: len(genes)], lists=renumbered)
     rows = _all_genes(x)[needed.numpy()]
-    sums = torch.from_numpy(_sum_over_blocks(function, rows, weights, extra=3, dtype=np.float64).compute())
+    sums = torch.from_numpy(_sum_over_blocks(function, rows, weights, extra=3, dtype=np.float64).compute()[0])
     delta, x_length, m_length = sums[:, -3:].sqrt().to(weights.w_self.dtype).unbind(dim=1)
     return sums[:, :-3].to(weights.w_self.dtype), within_rounding(delta, x_length, m_length)
 
@@ -376,15 +380,15 @@ def _sum_over_blocks(
     weights: LayerWeights | ProjectedWeights | None = None,
     extra: int = 0,
     dtype: Any = None,
-) -> da.Array:
+) -> Delayed:
     """The sum over blocks of cells of ``function(block, number of its first cell, weights of its cells)``, to be computed.
 
-    Shape (genes, rows of both weights + extra); in the dtype of x where none is given.
+    Shape (1, genes, rows of both weights + extra); in the dtype of x where none is given.
     """
     cells, dtype = x.chunks[1], dtype or x.dtype
     of_cells = [_without_copy(w.cpu().numpy().T, cells) for w in ([weights.w_self, weights.w_neighbor] if weights else [])]
     first_cell = da.from_array(np.cumsum([0, *cells[:-1]]), chunks=1)
-    # Every block of cells gives one slice of a third dimension, over which Dask sums in a tree.
+    # Every block of cells gives one slice of a third dimension.
     slices = da.blockwise(
         function,
         "jik",
@@ -400,7 +404,15 @@ def _sum_over_blocks(
         dtype=dtype,
         meta=np.empty((0, 0, 0), dtype=dtype),
     )
-    return slices.sum(axis=0, split_every=2)  # so that few slices wait for others
+    # Added one after the other in groups, and then the groups: few slices are there at a time, where Dask's own sum lets
+    # many wait for each other, and no chain is long, for which a cluster would have to send each sum to the next block.
+    add = dask.delayed(np.add)
+    pieces = []  # of genes, where the blocks hold only some
+    for sums in slices.to_delayed(optimize_graph=False)[:, :, 0].T.tolist():
+        while len(sums) > 1:
+            sums = [reduce(add, sums[start : start + _GROUP]) for start in range(0, len(sums), _GROUP)]
+        pieces += sums
+    return dask.delayed(np.concatenate)(pieces, axis=1) if len(pieces) > 1 else pieces[0]
 
 
 def _without_copy(rows: np.ndarray, lengths: tuple[int, ...]) -> da.Array:
