@@ -58,24 +58,25 @@ class Bench:
         self.lines.append(Line(what, at, values, **how))
 
     def engine(self) -> None:
-        """The engine beside the other ways to its weights, and beside its floor."""
+        """The engine beside the other ways to its weights, then beside its floor, without their gigabytes in between."""
         self.raw["timings"] = []
-        for (genes, cells, edges), slower, jvps, above_floor in (
-            (self.of(20_000, 2_000, 400_000), 10, 6, 1.3),
-            (self.of(1_120, 421, 22_400), 3, None, None),
-            (self.of(1_120, 421, 4_169), None, None, None),  # as many edges as the network of that size has, mESC lofgof
-        ):
-            times = self._timed(genes, cells, edges, tuple(CONTENDERS), self.repeats)
+        sizes = [
+            self.of(20_000, 2_000, 400_000),
+            self.of(1_120, 421, 22_400),
+            self.of(1_120, 421, 4_169),  # as many edges as the network of that size has, mESC lofgof
+        ]
+        at = [f"{genes:,} x {cells:,}, {edges / genes:.3g} edges a gene" for genes, cells, edges in sizes]
+        for size, where, slower, jvps in zip(sizes, at, (10, 3, None), (6, None, None), strict=True):
+            times = self._timed(*size, tuple(CONTENDERS), self.repeats)
             over = {name: ratios(seconds, times["engine"]) for name, seconds in times.items()}
-            at = f"{genes:,} x {cells:,}, {edges / genes:.3g} edges a gene"
-            self.add("the note's recipe over the engine", at, over["note"], at_least=slower)
-            self.add("the note's recipe with a sparse mean over the engine", at, over["note, sparse mean"])
-            self.add("two JVPs over the engine", at, over["two JVPs"], at_least=jvps)
-            self.add("the engine over its floor", at, ratios(times["engine"], times["floor"]), at_most=above_floor)
-        genes, cells, edges = self.of(20_000, 2_000, 400_000)
-        times = self._timed(genes, cells, edges, ("engine",), self.repeats, torch.float64)
-        at = f"{genes:,} x {cells:,}, float64"
-        self.add("the engine over its floor", at, ratios(times["engine"], times["floor"]))
+            self.add("the note's recipe over the engine", where, over["note"], at_least=slower)
+            self.add("the note's recipe with a sparse mean over the engine", where, over["note, sparse mean"])
+            self.add("two JVPs over the engine", where, over["two JVPs"], at_least=jvps)
+        for size, where, above_floor in zip(sizes, at, (1.3, None, None), strict=True):
+            times = self._timed(*size, ("engine",), self.repeats)
+            self.add("the engine over its floor", where, ratios(times["engine"], times["floor"]), at_most=above_floor)
+        times = self._timed(*sizes[0], ("engine",), self.repeats, torch.float64)
+        self.add("the engine over its floor", f"{at[0]}, float64", ratios(times["engine"], times["floor"]))
 
     def growth(self) -> None:
         """Cost against genes and against cells."""
