@@ -11,7 +11,8 @@ from statistics import median
 def by_turns(calls: dict[str, Callable[[], object]], repeats: int, seconds: float = 0.5) -> dict[str, list[float]]:
     """Seconds a call of every contender, one value a repeat: the median of calls that take ``seconds`` together.
 
-    The contenders take turns call by call, so that a slow moment of the machine meets them all.
+    The contenders take turns call by call, so that a slow moment of the machine meets all that still have to be called;
+    the slow ones are done after fewer turns.
     """
     for call in calls.values():
         call()

@@ -320,6 +320,7 @@ def _to_numpy(block: Block) -> np.ndarray:
 
 def _products(x: da.Array, weights: LayerWeights | ProjectedWeights) -> tuple[Tensor, Tensor]:
     """x [w_self, w_neighbor]^T, (genes, 2 hidden), and the length of every row of x, in one pass."""
+    (x,) = dask.optimize(x)  # so that no more is read than is needed
     # Every block is read once and used by both; the squares alone need float64, lest they overflow.
     products, squares = dask.compute(
         _sum_over_blocks(_block_products, x, weights),
@@ -357,7 +358,7 @@ def _from_delta(
     needed, number = torch.cat([genes, lists.regulators]).unique(return_inverse=True)
     renumbered = RegulatorLists(lists.offsets, number[len(genes) :])
     function = partial(_block_delta, own=number[: len(genes)], lists=renumbered)
-    rows = _all_genes(x)[needed.numpy()]
+    (rows,) = dask.optimize(_all_genes(x)[needed.numpy()])
     sums = torch.from_numpy(_sum_over_blocks(function, rows, weights, extra=3, dtype=np.float64).compute()[0])
     delta, x_length, m_length = sums[:, -3:].sqrt().to(weights.w_self.dtype).unbind(dim=1)
     return sums[:, :-3].to(weights.w_self.dtype), within_rounding(delta, x_length, m_length)

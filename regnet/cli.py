@@ -167,7 +167,9 @@ def shrinkage(
 
 
 def _check_input(name: str | None, expression: Path | None, edges: Path | None, tfs: Path | None) -> None:
-    if name and (Path(name).suffix or Path(name).is_file()):
+    from regnet.registry import dataset_names
+
+    if name and not expression and name not in dataset_names() and (Path(name).suffix or Path(name).is_file()):
         raise typer.BadParameter(
             f"{name} looks like a file, not like a data set of `regnet datasets`: use --expression {name}"
         )

@@ -131,7 +131,9 @@ def from_products(
     """
     scale = torch.maximum(row_lengths, graph.mean(row_lengths[:, None]).squeeze(1))
     undefined = (graph.in_degree() == 0) | (scale == 0)  # no regulators, or silent like all of them
-    size = torch.hypot(lengths(weights.w_self).norm(), lengths(weights.w_neighbor).norm())
+    heard = weights.heard()
+    quietest, loudest = torch.aminmax(heard) if heard.numel() else (0, 0)
+    size = (torch.cat([lengths(weights.w_self), lengths(weights.w_neighbor)]) * heard).norm()
     rounding = 1e3 * torch.finfo(products.dtype).eps * size * scale
     values = weights.values(products)
     answers = products.new_empty(len(products), 2)
@@ -141,14 +143,18 @@ def from_products(
         gate = weights.gate(own, mean)
         delta = mean[:, : products.size(1)].neg_().add_(own[:, : products.size(1)])
         passed = weights.pass_on(gate, delta)
-        # Where a gene almost equals its mean, as far as its active units see it, the difference has lost its digits: it is
-        # done again from delta itself. So is one whose squares leave the range, for which these lengths are not right.
+        # Where a gene almost equals its mean, as far as the output hears its active units, the difference has lost its
+        # digits: it is done again from delta itself. Bounds clear most genes, and the others are looked at closely.
         before, left = (torch.linalg.vector_norm(rows, dim=1) for rows in (products[genes], passed))
-        cancelled = ~(left > torch.maximum(1e-2 * before, rounding[genes]))
-        again = (cancelled & ~undefined[genes]).nonzero().squeeze(1)
-        if len(again):
-            redone, undefined[start + again] = again_from_delta(start + again)
-            passed[again] = weights.pass_on(gate[again], redone)
+        clear = quietest * left > torch.maximum(1e-2 * loudest * before, rounding[genes])
+        doubtful = (~(clear | undefined[genes])).nonzero().squeeze(1)
+        if len(doubtful):
+            before = lengths(weights.pass_on(gate[doubtful], products[start + doubtful]) * heard)
+            left = lengths(passed[doubtful] * heard)
+            again = doubtful[~(left > torch.maximum(1e-2 * before, rounding[start + doubtful]))]
+            if len(again):
+                redone, undefined[start + again] = again_from_delta(start + again)
+                passed[again] = weights.pass_on(gate[again], redone)
         answers[genes] = lengths(weights.push(passed))
     return undefined_at(Sensitivities(*answers.unbind(dim=1)), undefined)
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from inspect import signature
 
 import torch
@@ -49,7 +49,6 @@ class LayerWeights:
         bias: shape (hidden,).
         w_out: W2, shape (outputs, hidden), or None.
         bias_out: shape (outputs,).
-        loudness: what a unit passes on of its input, see :func:`regnet.layers.as_heard`; 1 where it is None.
     """
 
     w_self: Tensor
@@ -57,7 +56,6 @@ class LayerWeights:
     bias: Tensor
     w_out: Tensor | None
     bias_out: Tensor
-    loudness: Tensor | None = None
 
     def pre_activation(self, x: Tensor, m: Tensor) -> Tensor:
         """W_self x + W_neighbor m + bias, (genes, hidden), from x and m (genes, features)."""
@@ -78,11 +76,10 @@ class LayerWeights:
         return products
 
     def gate(self, own: Tensor, mean: Tensor) -> Tensor:
-        """What units pass on, (genes, hidden), from a gene's own values and their mean over its regulators."""
+        """What units pass on, 1 or 0, (genes, hidden), from a gene's own values and their mean over its regulators."""
         hidden = self.bias.size(0)
         z = (own[:, :hidden] + mean[:, hidden:]).add_(self.bias)
-        gate = torch.ones_like(z) if self.w_out is None else z.clamp_(min=0).sign_()
-        return gate if self.loudness is None else gate.mul_(self.loudness)
+        return torch.ones_like(z) if self.w_out is None else z.clamp_(min=0).sign_()
 
     def pass_on(self, gate: Tensor, products: Tensor) -> Tensor:
         """What the units pass on of products with both weights, (genes, 2 hidden)."""
@@ -92,6 +89,10 @@ class LayerWeights:
         """A delta and B delta, (genes, 2, outputs), from what the units pass on of [w_self, w_neighbor] delta."""
         passed = passed.unflatten(1, (2, -1))
         return passed if self.w_out is None else passed @ self.w_out.T
+
+    def heard(self) -> Tensor:
+        """The most that the output hears of what the units pass on, (2 hidden,)."""
+        return _largest(self.w_out).repeat(2) if self.w_out is not None else torch.ones_like(self.bias).repeat(2)
 
     def __call__(self, x: Tensor, m: Tensor) -> Tensor:
         z = self.pre_activation(x, m)
@@ -110,14 +111,12 @@ class ProjectedWeights:
         w_neighbor: shape (features, features).
         bias: shape (features,).
         w_out: shape (outputs, features).
-        loudness: see :class:`regnet.layers.LayerWeights`, shape (features,).
     """
 
     w_self: Tensor
     w_neighbor: Tensor
     bias: Tensor
     w_out: Tensor
-    loudness: Tensor | None = None
 
     def values(self, products: Tensor) -> Tensor:
         """The products of x with both weights and which units of the projection are active, (genes, any)."""
@@ -125,9 +124,8 @@ class ProjectedWeights:
         return torch.cat([products, active.to(products.dtype)], dim=1)
 
     def gate(self, own: Tensor, mean: Tensor) -> Tensor:
-        """What units pass on, (genes, features): the share of each gene's regulators whose unit is active."""
-        share = mean[:, -self.bias.size(0) :]
-        return share if self.loudness is None else share * self.loudness
+        """The share of each gene's regulators whose unit is active, (genes, features)."""
+        return mean[:, -self.bias.size(0) :]
 
     def pass_on(self, gate: Tensor, products: Tensor) -> Tensor:
         """What the units pass on of products with both weights; the root weight has no units."""
@@ -139,30 +137,9 @@ class ProjectedWeights:
         toward_x, of_neighbors = passed.tensor_split([self.w_self.size(0)], dim=1)
         return torch.stack([toward_x, of_neighbors @ self.w_out.T], dim=1)
 
-
-def as_heard(weights: LayerWeights | ProjectedWeights) -> LayerWeights | ProjectedWeights:
-    """The same layer with units that pass on as much as the output hears of them, so that what they pass can be compared.
-
-    A factor goes from a unit's column of W2 to what it passes on. The factors are powers of two, at which nothing is
-    rounded, 1 for the loudest unit, and 0 for one that the output does not hear at all.
-
-    Args:
-        weights: what was read from a layer.
-
-    Returns:
-        Weights of the same kind.
-
-    >>> half, w_out = torch.ones(2, 1), torch.tensor([[0.5, 4.0]])
-    >>> heard = as_heard(LayerWeights(half, half, torch.ones(2), w_out, torch.zeros(1)))
-    >>> heard.loudness.tolist(), heard.w_out.tolist()
-    ([0.125, 1.0], [[4.0, 4.0]])
-    """
-    if weights.w_out is None:
-        return weights
-    loudest = weights.w_out.abs().amax(dim=0)
-    exponent = torch.frexp(loudest).exponent
-    factor = torch.where(loudest > 0, torch.ldexp(torch.ones_like(loudest), exponent - exponent.max()), 0)
-    return replace(weights, loudness=factor, w_out=weights.w_out / torch.where(factor > 0, factor, 1))
+    def heard(self) -> Tensor:
+        """The most that the output hears of what is passed on, (outputs + features,); of the root weight's part, all."""
+        return torch.cat([self.w_out.new_ones(self.w_self.size(0)), _largest(self.w_out)])
 
 
 def as_function(layer: Layer) -> Callable[[Tensor, Tensor], Tensor]:
@@ -201,7 +178,9 @@ def as_function(layer: Layer) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 def read_layer(layer: Layer, x: Tensor) -> LayerWeights:
-    """The layer's weights; where its class does not say what it computes, checked against its output at random points.
+    """The layer's weights, checked against its output at random points unless its class says what it computes.
+
+    Those are a ``Linear``, a ``Sequential`` and RegNet's own aggregator, without hooks.
 
     Args:
         layer: one of the kinds at the top of this module, but none that projects.
@@ -220,7 +199,7 @@ def read_layer(layer: Layer, x: Tensor) -> LayerWeights:
     torch.Size([3, 2])
     """
     g = as_function(layer)
-    check_dtype(layer, x)
+    check_parameters(layer, x)
     weights = _read_sage(layer) if isinstance(layer, SAGEConv) else _read_modules(layer)
     try:
         _check_width(weights, x)
@@ -240,7 +219,7 @@ def read_layer(layer: Layer, x: Tensor) -> LayerWeights:
 
 
 def read_layer_on_graph(layer: Layer, x: Tensor) -> LayerWeights | ProjectedWeights:
-    """The layer's weights as the output hears them, for use on a graph, where a ``SAGEConv`` that projects can be read, too.
+    """The layer's weights for use on a graph, where a ``SAGEConv`` that projects can be read, too.
 
     Args:
         layer: one of the kinds at the top of this module.
@@ -256,7 +235,7 @@ def read_layer_on_graph(layer: Layer, x: Tensor) -> LayerWeights | ProjectedWeig
     torch.Size([2, 2])
     """
     if not (isinstance(layer, SAGEConv) and layer.project):
-        return as_heard(read_layer(layer, x))
+        return read_layer(layer, x)
     _refuse_other_calls(layer)
     _check_mean(layer)
     if layer.normalize:
@@ -264,14 +243,14 @@ def read_layer_on_graph(layer: Layer, x: Tensor) -> LayerWeights | ProjectedWeig
             f"a SAGEConv with project=True and normalize=True is not supported; got {layer}; set layer.normalize = False "
             "for the weight before the normalisation"
         )
-    check_dtype(layer, x)
+    check_parameters(layer, x)
     weights = ProjectedWeights(_root(layer), layer.lin.weight.detach(), _bias(layer.lin), layer.lin_l.weight.detach())
     _check_width(weights, x)
-    return as_heard(weights)
+    return weights
 
 
-def check_dtype(layer: Layer, x: Tensor) -> None:
-    """Raise unless the layer's weights, where it has any, are of the dtype of ``x``.
+def check_parameters(layer: Layer, x: Tensor) -> None:
+    """Raise unless the layer's weights, where it has any, are finite and of the dtype of ``x``.
 
     Args:
         layer: any layer.
@@ -279,10 +258,15 @@ def check_dtype(layer: Layer, x: Tensor) -> None:
 
     Raises:
         TypeError: another dtype; the message names both.
+        ValueError: a weight is NaN or infinite; the message names the parameter.
 
-    >>> check_dtype(torch.nn.Linear(4, 3), torch.zeros(1, 2))
+    >>> check_parameters(torch.nn.Linear(4, 3), torch.zeros(1, 2))
     """
-    for weight in layer.parameters() if isinstance(layer, Module) else ():
+    for name, weight in layer.named_parameters() if isinstance(layer, Module) else ():
+        if weight.numel() and not torch.stack(torch.aminmax(weight.detach())).isfinite().all():
+            raise ValueError(
+                f"the layer's weights must be finite; {name} has entries that are not: did its training diverge?"
+            )
         if weight.is_floating_point() and weight.dtype != x.dtype:
             raise TypeError(
                 f"the layer's weights are {weight.dtype} and x is {x.dtype}; convert one, e.g. layer.to(x.dtype)"
@@ -323,16 +307,24 @@ def _takes_width(g: Callable[[Tensor, Tensor], Tensor], x: Tensor) -> bool:
 
 
 def _is_known(layer: Layer) -> bool:
-    """Whether the classes of the layer and its parts say what it computes, with nothing hooked on that changes it."""
-    if isinstance(layer, MLPAggregator) and list(layer.children()) != [layer.mlp]:
+    """Whether the classes of the layer and its parts say what it computes, with nothing hooked on that changes it.
+
+    A module that is used twice is read as one part, and computes twice.
+    """
+    if type(layer) is MLPAggregator and list(layer.children()) != [layer.mlp]:
         return False
-    return isinstance(layer, Module) and all(
-        type(module) in (MLPAggregator, Sequential, Linear, ReLU, Dropout, Identity)
-        and "forward" not in vars(module)
-        and not module._forward_pre_hooks
-        and not module._forward_hooks
-        for module in layer.modules()
+    modules = [module for _, module in layer.named_modules(remove_duplicate=False)] if isinstance(layer, Module) else []
+    return (
+        type(layer) in (MLPAggregator, Sequential, Linear)
+        and all(type(module) in (Sequential, Linear, ReLU, Dropout, Identity) for module in modules[1:])
+        and len(modules) == len(set(modules))
+        and not any("forward" in vars(module) or module._forward_pre_hooks or module._forward_hooks for module in modules)
     )
+
+
+def _largest(w_out: Tensor) -> Tensor:
+    """The largest entry of every column, by absolute value."""
+    return w_out.abs().amax(dim=0) if w_out.numel() else w_out.new_zeros(w_out.size(1))
 
 
 def _agrees(weights: LayerWeights, g: Callable[[Tensor, Tensor], Tensor], like: Tensor) -> bool:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from regnet.graph import check_pair
-from regnet.layers import Layer, as_function, check_dtype, evaluation_mode
+from regnet.layers import Layer, as_function, check_parameters, evaluation_mode
 from regnet.shrinkage import check_rows, direction, norms
 
 
@@ -51,10 +51,10 @@ def secant_weight(layer: Layer, x: Tensor, m: Tensor) -> Tensor:
     tensor([0.7500])
     """
     check_pair(x, m)
-    check_dtype(layer, x)
+    g = as_function(layer)
+    check_parameters(layer, x)
     _, undefined = direction(x, m)
     with torch.no_grad(), evaluation_mode(layer):
-        g = as_function(layer)
         at_prior, here, at_data = g(m, m), g(x, m), g(x, x)
         for out in (at_prior, here, at_data):
             check_rows(out, x)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from regnet.graph import check_pair
-from regnet.layers import Layer, as_function, check_dtype, evaluation_mode, read_layer
+from regnet.layers import Layer, as_function, check_parameters, evaluation_mode, read_layer
 
 Method = Literal["exact", "jvp", "finite-difference"]
 
@@ -115,8 +115,8 @@ def sensitivities(
             active = weights.mask(weights.pre_activation(x, m)).to(x.dtype)
             toward_x, toward_m = weights.push(weights.pass_on(active, delta @ both.T)).unbind(dim=1)
         else:
-            check_dtype(layer, x)
             g = as_function(layer)
+            check_parameters(layer, x)
             if method == "jvp":
                 toward_x = torch.func.jvp(lambda x: g(x, m), (x,), (delta,))[1]
                 check_rows(toward_x, x)

@@ -115,14 +115,38 @@ def test_each_block_is_read_once(problem):
     lazy = lazily(x).map_blocks(reading, dtype=x.numpy().dtype, meta=np.empty((0, 0)))
     clean = edge_index[:, ~torch.isin(edge_index[1], torch.tensor([11, 13]))]
     with dask.config.set(scheduler="synchronous"):
-        effective_weight_blockwise(mlp(CELLS), lazy, clean)
-        assert sorted(read) == [(0, block) for block in range(5)]
-        read.clear()
+        loud = mlp(CELLS)
+        loud[0].bias.data[0], loud[2].weight.data[:, 0] = -1e6, 100  # a unit that is off makes no gene doubtful
+        for layer in (mlp(CELLS), loud):
+            effective_weight_blockwise(layer, lazy, clean)
+            assert sorted(read) == [(0, block) for block in range(5)]
+            read.clear()
         effective_weight_blockwise(mlp(CELLS), lazy, edge_index)
         assert sorted(read) == sorted(2 * [(0, block) for block in range(5)])
         read.clear()
         moments_blockwise(lazy, edge_index)
         assert sorted(read) == [(0, block) for block in range(5)]
+
+
+def test_of_some_genes_only_those_are_read(problem):
+    class Stored:
+        """What counts the values that are read from it."""
+
+        def __init__(self, values):
+            self.values, self.shape, self.ndim, self.dtype, self.read = values, values.shape, 2, values.dtype, 0
+
+        def __getitem__(self, index):
+            part = self.values[index]
+            self.read += part.size
+            return part
+
+    x, edge_index = problem
+    stored = Stored(x.numpy())
+    some = da.from_array(stored, chunks=(-1, 5))[:20]
+    edge_index = edge_index[:, (edge_index < 20).all(dim=0) & (edge_index[1] != 11) & (edge_index[1] != 13)]
+    got = effective_weight_blockwise(mlp(CELLS), some, edge_index)
+    close(got, regnet.effective_weight_on_graph(mlp(CELLS), x[:20], edge_index))
+    assert stored.read == 20 * CELLS
 
 
 def test_the_output_of_the_first_layer(problem):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -210,14 +213,39 @@ def unused(layer):
     layer.mlp, layer.rest = layer.mlp[0], nn.Sequential(nn.ReLU(), nn.Linear(4, 4).double())
 
 
-@pytest.mark.parametrize("change", [hooked, pre_hooked, overridden, parametrized, replaced, unused])
+def used_twice(layer):
+    layer.mlp = nn.Sequential(layer.mlp[0], layer.mlp[1], layer.mlp[2], layer.mlp[1])
+
+
+def within(layer):
+    layer.mlp = nn.Sequential(MLPAggregator(3, 4).double())
+
+
+@pytest.mark.parametrize("change", [hooked, pre_hooked, overridden, parametrized, replaced, unused, used_twice, within])
 def test_a_known_class_with_something_added_is_not_taken_at_its_word(change, pair):
     x, _ = pair
     layer = MLPAggregator(3, 4).double()
     read_layer(layer, x)
     change(layer)
-    with pytest.raises(UnreadableLayerError):
+    with pytest.raises((UnreadableLayerError, TypeError)):
         read_layer(layer, x)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("call", [effective_weight, kink_distance, partial(effective_weight, method="jvp")])
+def test_a_layer_whose_training_diverged_is_refused(value, call, pair):
+    layer = MLPAggregator(3, 4).double()
+    layer.mlp[0].weight.data[1, 2] = value
+    with pytest.raises(ValueError, match=r"finite; mlp\.0\.weight"):
+        call(layer, *pair)
+
+
+@pytest.mark.parametrize(("hidden", "outputs"), [(0, 2), (3, 0)])
+def test_a_layer_that_answers_nothing_leaves_all_undefined(hidden, outputs, normal):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        layer = nn.Sequential(nn.Linear(6, hidden), nn.ReLU(), nn.Linear(hidden, outputs)).double()
+    assert effective_weight_on_graph(layer, normal(2, 3), torch.tensor([[0], [1]])).isnan().all()
 
 
 @pytest.mark.parametrize("kind", PRETENDERS)
