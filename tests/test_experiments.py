@@ -85,7 +85,7 @@ def test_one_cell_of_the_sweep_comes_out_again(sweep, real_file):
     record, _ = sweep.run("mdc-specific", 0, "full")
     assert {record.pop(key) for key in ("network", "recipe")} == {stored.pop(key) for key in ("network", "recipe")}
     for metrics in ("metrics", "metrics_rewired"):
-        assert record[metrics].pop("epochs") == 200  # which the stored run does not name
+        assert record[metrics].pop("epochs") == sweep.RECIPES["full"]["max_epochs"]  # which the stored run does not name
     close(record, stored)
 
 
