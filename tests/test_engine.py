@@ -354,6 +354,14 @@ def test_a_unit_that_the_output_does_not_hear_cannot_hide_it_either(heard, proje
     close(effective_weight_on_graph(layer, x, edge_index), oracle(layer, x, edge_index), rtol=1e-6)
 
 
+@pytest.mark.parametrize("loudness", [1e-9, 1, 1e9])
+def test_digits_are_kept_near_the_mean_however_loud_the_output_is(loudness, normal):
+    layer, x, edge_index = mlp(), normal(3, 4), torch.tensor([[0, 1], [2, 2]])
+    layer[2].weight.data *= loudness
+    x[2] = x[:2].mean(dim=0) + 1e-8 * normal(4)
+    close(effective_weight_on_graph(layer, x, edge_index), oracle(layer, x, edge_index), rtol=1e-10)
+
+
 def test_a_module_that_takes_x_and_m_one_after_the_other_goes_through_forward_mode(normal, random_graph):
     class Shared(nn.Module):
         def __init__(self):
