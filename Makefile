@@ -6,7 +6,7 @@ PACKAGE := $(wildcard regnet/*.py regnet/*.txt)
 DOWNLOADED := book/11_published_checkpoint.ipynb
 CHAPTERS := $(filter-out $(if $(REGNET_DATA_DIR),,$(DOWNLOADED)),$(wildcard book/*.ipynb))
 
-.PHONY: book test nbval seeds notebooks bench lint clean
+.PHONY: book test pages nbval seeds notebooks bench lint hooks clean
 
 book: _build/.package  ## execute the chapters and write _build/html/index.html
 	$(BIN)/jupyter-book build . -W -n --keep-going
@@ -14,6 +14,9 @@ book: _build/.package  ## execute the chapters and write _build/html/index.html
 test: .venv/installed lint  ## unit tests, book tests and every notebook against its stored outputs
 	$(BIN)/python -m pytest --cov=regnet --cov-branch --cov-report=term
 	$(MAKE) nbval
+
+pages: book  ## open every page of the built HTML in a browser: links, pictures, mathematics, phone, dark mode, accessibility
+	REGNET_REQUIRE_PAGES=1 $(BIN)/python -m pytest tests/book/test_html.py tests/book/test_pages.py
 
 nbval: .venv/installed  ## execute every notebook and compare its outputs with the stored ones
 	$(BIN)/python -m pytest --nbval --nbval-cell-timeout=600 $(CHAPTERS)
@@ -31,6 +34,9 @@ lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+hooks: .venv/installed  ## check style and notebooks before every commit
+	$(BIN)/pre-commit install
 
 clean:  ## remove the environment and everything that was built
 	rm -rf .venv _build

@@ -1,0 +1,223 @@
+"""What the book asks of Sphinx beyond Jupyter Book's settings: links, buttons, and the report of the build.
+
+Loaded by `_config.yml`. One function a task; `setup` at the end says when each runs.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from docutils import nodes
+from myst_nb.sphinx_ import NbMetadataCollector
+from sphinx import addnodes
+from sphinx.application import Sphinx
+from sphinx.config import Config
+from sphinx.environment import BuildEnvironment
+from sphinx.errors import ConfigError
+from sphinx.transforms.post_transforms import SphinxPostTransform
+from sphinx.util.docutils import SphinxDirective
+
+ROOT = Path(__file__).parents[1]
+CHAPTERS = sorted((ROOT / "book").glob("[01][0-9]_*.md"))
+REPORT_PAGE = "book/reproducibility"
+
+
+# Buttons
+
+
+def offer_repository(app: Sphinx, config: Config) -> None:
+    """All buttons that need the repository's address, where `repository: url` in `_config.yml` gives one."""
+    options = config.html_theme_options
+    address = options.get("repository_url")
+    if not address:
+        return
+    if not re.fullmatch(r"https://[\w.-]+/[\w.-]+/[\w.-]+", address):
+        raise ConfigError(f"repository: url in _config.yml must look like https://github.com/OWNER/NAME; got {address!r}")
+    options |= {"use_repository_button": True, "use_edit_page_button": True, "use_issues_button": True}
+    options["launch_buttons"] = {"notebook_interface": "jupyterlab", "binderhub_url": "https://mybinder.org"}
+    if "github.com" in address:  # Colab opens no other host's notebooks
+        options["launch_buttons"]["colab_url"] = "https://colab.research.google.com"
+
+
+def offer_source(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None) -> None:
+    """The MyST source of a notebook, to download and to edit: the notebook itself is generated from it."""
+    source = ROOT / f"{page}.md"
+    if doctree is None or not source.is_file() or not context["sourcename"].endswith(".ipynb"):
+        return
+    copy = Path(app.outdir, "_sources", f"{page}.md")
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, copy)
+    for button in (each for group in context["header_buttons"] for each in group.get("buttons", [])):
+        if button.get("label") == "source-edit-button":
+            button["url"] = button["url"].removesuffix(".ipynb") + ".md"
+    (downloads,) = (group["buttons"] for group in context["header_buttons"] if group.get("label") == "download-buttons")
+    downloads[0] |= {"text": "notebook (.ipynb)", "icon": "fas fa-code", "tooltip": "Download the executed notebook"}
+    downloads.insert(
+        1,
+        {
+            "type": "link",
+            "url": context["pathto"](f"_sources/{page}.md", 1),
+            "text": "MyST source (.md)",
+            "icon": "fas fa-file",
+            "tooltip": "Download the source in MyST Markdown",
+            "label": "download-myst-button",
+        },
+    )
+
+
+def mend_page(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None) -> None:
+    """Leave out a script that Jupyter Book adds twice and nothing here calls; give references the role of their list."""
+    context["script_files"] = [
+        script
+        for script in context["script_files"]
+        if "thebe" not in str(script.filename) + str(script.attributes.get("body", ""))
+    ]
+    if "body" in context:
+        context["body"] = context["body"].replace('role="doc-biblioentry"', 'role="listitem"')
+
+
+# Links from the API page to the equations and chapters
+
+
+def link_docstring(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Turn `Eq. (3)` and `chapter 4` into links, and say which chapters use the function."""
+    text = re.sub(r"Eqs?\. \([1-5]\)(?:(?:-| and )\([1-5]\))*", _link_equations, "\n".join(lines))
+    text = re.sub(r"\b[cC]hapters? (?:\d+(?:, | and )?)+", _link_chapters, text)
+    lines[:] = text.split("\n")
+    used = [path.stem[:2] for path in CHAPTERS if re.search(rf"(?<![\w.]){re.escape(name)}\b", path.read_text("utf-8"))]
+    if what in ("function", "class") and used:
+        links = ", ".join(f":ref:`{int(number)} <chap-{number}>`" for number in used)
+        lines += ["", f"**In the book:** chapter{'s' if len(used) > 1 else ''} {links}.", ""]
+
+
+def _link_equations(found: re.Match[str]) -> str:
+    return re.sub(r"(Eq\. )?\((\d)\)", r":ref:`\1(\2) <eq-\2>`", found[0])
+
+
+def _link_chapters(found: re.Match[str]) -> str:
+    return re.sub(r"\d+", lambda number: f":ref:`{number[0]} <chap-{int(number[0]):02d}>`", found[0])
+
+
+# How to cite
+
+
+class CiteThisDirective(SphinxDirective):
+    """```{cite-this}```: a BibTeX entry made of `CITATION.cff`."""
+
+    def run(self) -> list[nodes.Node]:
+        citation = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
+        fields = {
+            "title": f"{{{citation['title']}}}",
+            "author": " and ".join(f"{{{author['name']}}}" for author in citation["authors"]),
+            "year": citation["date-released"][:4],
+            "version": citation["version"],
+            "url": self.config.html_theme_options.get("repository_url"),
+        }
+        lines = [f"  {name:<7} = {{{value}}}," for name, value in fields.items() if value]
+        entry = "\n".join(["@software{regnet_shrinkage_report,", *lines, "}"])
+        return [nodes.literal_block(entry, entry, language="bibtex")]
+
+
+# The report of the build, on the reproducibility page
+
+
+class BuildReport(nodes.General, nodes.Element):
+    """Stands where the report will be, until every chapter has run."""
+
+
+class BuildReportDirective(SphinxDirective):
+    """```{build-report}```: on what this book was built, and how long each chapter ran."""
+
+    def run(self) -> list[nodes.Node]:
+        return [BuildReport()]
+
+
+class WriteBuildReport(SphinxPostTransform):
+    default_priority = 8  # before references are resolved, at 10
+
+    def run(self, **kwargs: Any) -> None:
+        for place in list(self.document.findall(BuildReport)):
+            chapters = [_chapter_row(self.env, path) for path in [*CHAPTERS, ROOT / f"{REPORT_PAGE}.md"]]
+            place.replace_self(
+                [
+                    _table(["This build", ""], _machine()),
+                    _table(["Chapter", "Seeds in its code", "Run time (s)"], [row for row in chapters if row]),
+                ]
+            )
+
+
+def _machine() -> list[list[str]]:
+    information = Path("/proc/cpuinfo")
+    models = re.findall(r"model name\s*: (.+)", information.read_text("utf-8")) if information.is_file() else []
+    packages = (
+        "torch torch_geometric lightning numpy scipy pandas scikit-learn statsmodels matplotlib scanpy jupyter-book sphinx"
+    )
+    return [
+        ["Processor", models[0] if models else platform.processor() or platform.machine()],
+        ["Cores", str(os.cpu_count())],
+        ["Instruction set that torch uses", torch.backends.cpu.get_cpu_capability()],
+        ["Threads of torch", str(torch.get_num_threads())],
+        ["Operating system", platform.platform(terse=True)],
+        ["Python", platform.python_version()],
+        *([name, version(name)] for name in packages.split()),
+    ]
+
+
+def _chapter_row(env: BuildEnvironment, source: Path) -> list[str | nodes.Node] | None:
+    page = f"book/{source.stem}"
+    if not source.with_suffix(".ipynb").is_file():
+        return None
+    text = source.read_text("utf-8")
+    code = "\n".join(re.findall(r"```\{code-cell\}.*?```", text, re.S))
+    seeds = re.findall(r"BASE_SEED = \d+|\bseeds?=[\w(), ]*?\d+\)?(?=[,)\n])|manual_seed\(\d+\)|default_rng\(\d+\)", code)
+    executed = NbMetadataCollector.get_exec_data(env, page)
+    runtime = f"{executed['runtime']:.0f}" if executed and executed["runtime"] is not None else "stored outputs"
+    link = addnodes.pending_xref(
+        "",
+        nodes.inline(text=env.titles[page].astext()),
+        refdomain="std",
+        reftype="doc",
+        reftarget=f"/{page}",
+        refexplicit=True,
+    )
+    link["refdoc"] = REPORT_PAGE
+    return [link, ", ".join(sorted(set(seeds))) or "none", runtime]
+
+
+def _table(header: list[str], rows: list[list[Any]]) -> nodes.table:
+    group = nodes.tgroup(cols=len(header))
+    group += [nodes.colspec(colwidth=1) for _ in header]
+    group += nodes.thead("", _row(header))
+    group += nodes.tbody("", *map(_row, rows))
+    return nodes.table("", group, classes=["colwidths-auto"])
+
+
+def _row(cells: list[Any]) -> nodes.row:
+    contents = (nodes.paragraph("", "", nodes.Text(cell) if isinstance(cell, str) else cell) for cell in cells)
+    return nodes.row("", *(nodes.entry("", content) for content in contents))
+
+
+def report_anew(app: Sphinx, env: BuildEnvironment, *changed: set[str]) -> list[str]:
+    """The report page belongs to this build, also where nothing in it was edited."""
+    return [REPORT_PAGE]
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    app.add_node(BuildReport)
+    app.add_directive("build-report", BuildReportDirective)
+    app.add_directive("cite-this", CiteThisDirective)
+    app.add_post_transform(WriteBuildReport)
+    app.connect("config-inited", offer_repository)
+    app.connect("env-get-outdated", report_anew)
+    app.connect("autodoc-process-docstring", link_docstring, priority=600)  # after napoleon
+    app.connect("html-page-context", offer_source, priority=900)  # after the theme's buttons
+    app.connect("html-page-context", mend_page, priority=900)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,94 @@
+"""The built HTML as files: links, sizes, and what the pages must hold."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import re
+from pathlib import Path
+from urllib.parse import unquote, urldefrag, urlsplit
+
+import pytest
+import yaml
+from bs4 import BeautifulSoup
+from pages import ROOT, listed_pages
+
+import regnet
+
+
+@functools.cache
+def targets(path: Path) -> frozenset[str]:
+    """The anchors of a page."""
+    soup = BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
+    return frozenset(str(tag.get("id") or tag.get("name")) for tag in soup.find_all(attrs={"id": True}))
+
+
+def test_every_link_within_the_book_resolves(built: Path) -> None:
+    broken, checked = [], 0
+    for path in sorted(built.rglob("*.html")):
+        if "_static" in path.parts:
+            continue
+        for link in BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser").find_all(["a", "link"], href=True):
+            address, anchor = urldefrag(str(link["href"]))
+            if urlsplit(address).scheme:
+                continue
+            checked += 1
+            target = path.parent / unquote(urlsplit(address).path) if address else path
+            if not target.is_file():
+                broken.append(f"{path.relative_to(built)} -> {link['href']}: no such file")
+            elif anchor and target.suffix == ".html" and unquote(anchor) not in targets(target.resolve()):
+                broken.append(f"{path.relative_to(built)} -> {link['href']}: no such anchor")
+    assert checked > 1000
+    assert not broken, f"{len(broken)}: {broken[:10]}"
+
+
+def test_the_book_is_small_enough_to_carry(built: Path) -> None:
+    files = [path for path in built.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 60e6
+
+
+@pytest.mark.parametrize("name", listed_pages())
+def test_a_page_with_its_pictures_is_small(built: Path, name: str) -> None:
+    path = built / name
+    pictures = BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser").find_all("img", src=True)
+    sources = {
+        (path.parent / unquote(str(picture["src"]))).resolve() for picture in pictures if "data:" not in picture["src"]
+    }
+    assert path.stat().st_size + sum(source.stat().st_size for source in sources) < 3e6
+
+
+def test_every_public_function_links_to_chapters_and_they_link_back(built: Path) -> None:
+    api = BeautifulSoup((built / "book/api.html").read_text(encoding="utf-8"), "html.parser")
+    chapters = {path.name: path.read_text(encoding="utf-8") for path in (built / "book").glob("[01][0-9]_*.html")}
+    for name in regnet.__all__:
+        if inspect.isclass(getattr(regnet, name)):
+            continue
+        (entry,) = api.find_all("dt", id=f"regnet.{name}")
+        linked = {str(link["href"]).split("#")[0] for link in entry.parent.find_all("a", href=True)} & set(chapters)
+        assert linked, f"regnet.{name} names no chapter"
+        assert any(f'api.html#regnet.{name}"' in chapters[chapter] for chapter in linked), f"none links to regnet.{name}"
+
+
+@pytest.mark.parametrize("number", range(1, 6))
+def test_the_api_links_to_every_equation_of_the_note(built: Path, number: int) -> None:
+    api = (built / "book/api.html").read_text(encoding="utf-8")
+    assert re.search(rf'href="0\d_\w+.html#eq-{number}"', api)
+
+
+def test_the_reproducibility_page_reports_this_build(built: Path) -> None:
+    soup = BeautifulSoup((built / "book/reproducibility.html").read_text(encoding="utf-8"), "html.parser")
+    tables = [table.get_text(" ", strip=True) for table in soup.find_all("table")]
+    (machine,) = (table for table in tables if table.startswith("This build"))
+    assert all(word in machine for word in ("Processor", "Instruction set", "torch", "Python"))
+    (runs,) = (table for table in tables if table.startswith("Chapter Seeds"))
+    assert "BASE_SEED = 0" in runs
+
+
+def test_the_citation_on_the_landing_page_is_that_of_the_citation_file(built: Path) -> None:
+    entry = BeautifulSoup((built / "book/index.html").read_text(encoding="utf-8"), "html.parser").find(
+        "div", class_="highlight-bibtex"
+    )
+    assert entry is not None
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    for value in (citation["title"], citation["version"], citation["date-released"][:4], citation["authors"][0]["name"]):
+        assert f"{{{value}}}" in entry.get_text()
