@@ -199,3 +199,23 @@ def test_the_search_finds_the_secant_weight(browser: Browser, address: str) -> N
     results = page.locator("#search-results li a").all_inner_texts()
     assert any("secant weight" in result for result in results), results
     page.close()
+
+
+@pytest.mark.parametrize(
+    ("page_name", "link", "expected"),
+    [
+        ("book/index.html", "[href$='#eq-1']", "mjx-container"),
+        ("book/index.html", "[href$='#term-regulator']", "dl > dt"),
+        ("book/index.html", "[href$='#fig-index-answer']", "figure img"),
+        ("book/index.html", "[href*='10_references.html#']", "div.citation"),
+        ("book/04_directional_sensitivity.html", "[href$='#regnet.sensitivities']", "dl > dt"),
+    ],
+)
+def test_a_link_shows_what_it_leads_to(browser: Browser, address: str, page_name: str, link: str, expected: str) -> None:
+    page = browser.new_page(viewport=WIDE)
+    open_page(page, address + page_name)
+    page.locator(f"article a.reference{link}").first.hover()
+    page.wait_for_selector(f".link-preview:not([hidden]) {expected}", timeout=10_000)
+    page.keyboard.press("Escape")
+    page.wait_for_selector(".link-preview", state="hidden")
+    page.close()
