@@ -16,7 +16,8 @@ from sphinx.application import Sphinx
 from sphinx.builders.latex.nodes import thebibliography
 from sphinx.transforms.post_transforms import SphinxPostTransform
 
-LINE = 92  # characters of a table's font that fit beside each other on the page
+LINE = 92  # digits of a table's font that fit beside each other on the page
+GAP = 2.5  # digits that the space between two columns takes
 WHOLE = 12  # rows up to which a table is kept on one page
 
 
@@ -51,8 +52,12 @@ class DataFrame(HTMLParser):
 
     def as_node(self) -> nodes.table:
         def row(cells: list[str]) -> nodes.row:
-            return nodes.row("", *(nodes.entry("", nodes.paragraph("", "", nodes.Text(cell))) for cell in cells))
+            texts = [[nodes.paragraph("", "", nodes.Text(cell))] if cell else [] for cell in cells]
+            return nodes.row("", *(nodes.entry("", *text) for text in texts))
 
+        if self.header_rows == 2 and not any(self.rows[1][1:]):  # the name of the index has a row of its own
+            self.rows[0][0] = self.rows.pop(1)[0]
+            self.header_rows = 1
         group = nodes.tgroup("", cols=len(self.rows[0]))
         group += [nodes.colspec("", colwidth=1) for _ in self.rows[0]]
         group += nodes.thead("", *map(row, self.rows[: self.header_rows]))
@@ -68,25 +73,37 @@ def is_number(text: str) -> bool:
     return re.fullmatch(r"[-+]?[\d.,]+(e[-+]?\d+)?%?|nan|", text) is not None
 
 
+def width(text: str) -> float:
+    """About the width of the text, in digits."""
+    return sum(0.6 if letter in " ,.;:'()[]|fijlrtI-" else 1 for letter in text)
+
+
+def unbroken(cell: str) -> float:
+    """The width that a cell needs in order to look well: numbers stay on their line, words take two lines."""
+    longest_word = max(map(width, cell.split()), default=0)
+    return width(cell) if any(map(str.isdigit, cell)) else max(longest_word, width(cell) / 2)
+
+
 def column_spec(table: nodes.table) -> str:
     """Columns as wide as their content where all fit side by side, else shares of the line by what they hold."""
     rows = [list(row.children) for row in table.findall(nodes.row)]
     columns = [[cell.astext() for cell in column] for column in zip(*rows, strict=True)]
     head = sum(len(part.children) for part in table.findall(nodes.thead))
     numeric = [any(column[head:]) and all(map(is_number, column[head:])) for column in columns]
-    longest = [max(map(len, column)) for column in columns]
-    plain = all(len(cell.children) <= 1 for row in rows for cell in row)
-    if plain and max(longest) < 60 and sum(longest) + 2 * len(longest) <= LINE:
+    longest = [max(map(width, column)) + GAP for column in columns]
+    if max(longest) < 60 and sum(longest) <= LINE and all(len(cell.children) <= 1 for row in rows for cell in row):
         return "{" + "".join("r" if right else "l" for right in numeric) + "}"
-    # The root, lest one long column leaves nothing to the others; and room for the longest word.
-    roots = [sum(map(len, column)) ** 0.5 for column in columns]
-    words = [max((len(word) for text in column for word in text.split()), default=1) for column in columns]
-    shares = [max(root / sum(roots), min(1.15 * word + 2, 26) / LINE) for root, word in zip(roots, words, strict=True)]
+    # Its wish to each column that wishes no more than its share; the rest by the root of what they hold.
+    wish = [max(map(unbroken, column)) + GAP for column in columns]
+    given: dict[int, float] = {}
+    while len(given) < len(columns):
+        left, free = LINE - sum(given.values()), [place for place in range(len(columns)) if place not in given]
+        roots = {place: sum(map(width, columns[place])) ** 0.5 for place in free}
+        modest = {place: wish[place] for place in free if wish[place] <= left / len(free)}
+        given |= modest or {place: left * root / sum(roots.values()) for place, root in roots.items()}
+    shares = [round(1000 * given[place] / sum(given.values())) for place in range(len(columns))]
     sides = [r"\raggedleft" if right else r"\raggedright" for right in numeric]
-    parts = [
-        rf">{{{side}\arraybackslash}}\X{{{share / sum(shares) * 1000:.0f}}}{{1000}}"
-        for side, share in zip(sides, shares, strict=True)
-    ]
+    parts = [rf">{{{side}\arraybackslash}}\X{{{share}}}{{1000}}" for side, share in zip(sides, shares, strict=True)]
     return "{" + "".join(parts) + "}"
 
 
@@ -121,7 +138,7 @@ class Book(SphinxPostTransform):
             if output["format"] == "html" and "<table" in output.astext():
                 output.replace_self(DataFrame(output.astext()).as_node())
         for table in list(self.document.findall(nodes.table)):
-            if len(list(table.findall(nodes.row))) > WHOLE or len(table.astext()) > 1500:
+            if len(list(table.findall(nodes.row))) > WHOLE or len(table.astext()) > 700:
                 table["classes"].append("longtable")  # breaks over pages and repeats its head
             table.parent.insert(table.parent.index(table), addnodes.tabular_col_spec(spec=column_spec(table)))
 
