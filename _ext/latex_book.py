@@ -73,6 +73,12 @@ def is_number(text: str) -> bool:
     return re.fullmatch(r"[-+]?[\d.,]+(e[-+]?\d+)?%?|nan|", text) is not None
 
 
+def printed(cell: nodes.Element) -> str:
+    """The text of a cell, with about as many letters in a formula as print."""
+    texts = [(text.astext(), isinstance(text.parent, nodes.math)) for text in cell.findall(nodes.Text)]
+    return "".join(re.sub(r"\\[A-Za-z]+\s*|[{}^_\\]", "", text) + "ab" if is_math else text for text, is_math in texts)
+
+
 def width(text: str) -> float:
     """About the width of the text, in digits."""
     return sum(0.6 if letter in " ,.;:'()[]|fijlrtI-" else 1 for letter in text)
@@ -81,13 +87,13 @@ def width(text: str) -> float:
 def unbroken(cell: str) -> float:
     """The width that a cell needs in order to look well: numbers stay on their line, words take two lines."""
     longest_word = max(map(width, cell.split()), default=0)
-    return width(cell) if any(map(str.isdigit, cell)) else max(longest_word, width(cell) / 2)
+    return width(cell) if any(map(str.isdigit, cell)) else max(longest_word, width(cell) / 2 + 2)
 
 
 def column_spec(table: nodes.table) -> str:
     """Columns as wide as their content where all fit side by side, else shares of the line by what they hold."""
     rows = [list(row.children) for row in table.findall(nodes.row)]
-    columns = [[cell.astext() for cell in column] for column in zip(*rows, strict=True)]
+    columns = [[printed(cell) for cell in column] for column in zip(*rows, strict=True)]
     head = sum(len(part.children) for part in table.findall(nodes.thead))
     numeric = [any(column[head:]) and all(map(is_number, column[head:])) for column in columns]
     longest = [max(map(width, column)) + GAP for column in columns]
