@@ -18,7 +18,7 @@ from sphinx.transforms.post_transforms import SphinxPostTransform
 
 LINE = 92  # digits of a table's font that fit beside each other on the page
 GAP = 2.5  # digits that the space between two columns takes
-WHOLE = 12  # rows up to which a table is kept on one page
+WHOLE = 16  # rows up to which a table is kept on one page
 
 
 class DataFrame(HTMLParser):
