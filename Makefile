@@ -5,7 +5,8 @@ PACKAGE := $(wildcard regnet/*.py regnet/*.txt)
 # Chapters whose data must be downloaded are executed only where REGNET_DATA_DIR says that it is at hand.
 DOWNLOADED := book/11_published_checkpoint.ipynb
 PDF := bayesian-shrinkage-in-regnet
-LATEX_PACKAGES := latexmk texlive-xetex texlive-latex-recommended texlive-latex-extra fonts-texgyre fonts-texgyre-math fonts-dejavu
+LATEX_PACKAGES := latexmk texlive-xetex texlive-latex-recommended texlive-latex-extra texlive-fonts-recommended \
+	fonts-texgyre fonts-texgyre-math fonts-dejavu
 CHAPTERS := $(filter-out $(if $(REGNET_DATA_DIR),,$(DOWNLOADED)),$(wildcard book/*.ipynb))
 
 .PHONY: book pdf latex test nbval seeds notebooks bench lint clean
@@ -16,7 +17,7 @@ book: _build/.package  ## execute the chapters and write _build/html/index.html
 pdf: latex _build/.package  ## execute the chapters and write _build/bayesian-shrinkage-in-regnet.pdf; needs LaTeX
 	$(BIN)/jupyter-book build . --builder latex -W -n --keep-going
 	cd _build/latex && latexmk -xelatex -halt-on-error -interaction=nonstopmode -silent $(PDF).tex || { grep -A5 '^!' $(PDF).log; exit 1; }
-	@! grep -E 'Missing character|(Reference|Citation|Hyper reference) .* undefined' _build/latex/$(PDF).log
+	@! grep -E 'Missing character|There were undefined' _build/latex/$(PDF).log
 	cp _build/latex/$(PDF).pdf _build/
 	@echo "The book: _build/$(PDF).pdf"
 
