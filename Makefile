@@ -4,12 +4,27 @@ BIN := .venv/bin
 PACKAGE := $(wildcard regnet/*.py regnet/*.txt)
 # Chapters whose data must be downloaded are executed only where REGNET_DATA_DIR says that it is at hand.
 DOWNLOADED := book/11_published_checkpoint.ipynb
+PDF := bayesian-shrinkage-in-regnet
+LATEX_PACKAGES := latexmk texlive-xetex texlive-latex-recommended texlive-latex-extra texlive-fonts-recommended \
+	fonts-texgyre fonts-texgyre-math fonts-dejavu
 CHAPTERS := $(filter-out $(if $(REGNET_DATA_DIR),,$(DOWNLOADED)),$(wildcard book/*.ipynb))
 
-.PHONY: book test pages nbval seeds notebooks bench lint hooks clean
+.PHONY: book pdf latex test pages nbval seeds notebooks bench lint hooks clean
 
 book: _build/.package  ## execute the chapters and write _build/html/index.html
-	$(BIN)/jupyter-book build . -W -n --keep-going
+	$(BIN)/jupyter-book build . --all -W -n --keep-going
+
+pdf: latex _build/.package  ## execute the chapters and write _build/bayesian-shrinkage-in-regnet.pdf; needs LaTeX
+	$(BIN)/jupyter-book build . --builder latex -W -n --keep-going
+	cd _build/latex && latexmk -xelatex -halt-on-error -interaction=nonstopmode -silent $(PDF).tex || { grep -A5 '^!' $(PDF).log; exit 1; }
+	@! grep -E 'Missing character|There were undefined' _build/latex/$(PDF).log
+	cp _build/latex/$(PDF).pdf _build/
+	@echo "The book: _build/$(PDF).pdf"
+
+# Asked first, and not after the chapters have been executed.
+latex:
+	@{ command -v latexmk && command -v xelatex && kpsewhich texgyrepagella-math.otf && kpsewhich DejaVuSansMono.ttf; } >/dev/null \
+	|| { echo "make pdf needs XeLaTeX, latexmk and three families of fonts. On Debian or Ubuntu: apt-get install $(LATEX_PACKAGES)"; exit 1; }
 
 test: .venv/installed lint  ## unit tests, book tests and every notebook against its stored outputs
 	$(BIN)/python -m pytest --cov=regnet --cov-branch --cov-report=term

@@ -141,7 +141,7 @@ class BuildReportDirective(SphinxDirective):
 
 
 class WriteBuildReport(SphinxPostTransform):
-    default_priority = 8  # before references are resolved, at 10
+    default_priority = 5  # before the PDF fits its tables (6) and references are resolved (10)
 
     def run(self, **kwargs: Any) -> None:
         for place in list(self.document.findall(BuildReport)):
