@@ -63,7 +63,7 @@ class Moments(NamedTuple):
     neighbor_mean: Tensor
     """Mean over cells of m; 0 without regulators."""
     squared_deviation: Tensor
-    """Mean over cells of (x - m)^2, the sufficient statistic of :func:`regnet.prior_variance`; NaN without regulators."""
+    r"""Mean over cells of :math:`(x - m)^2`, the sufficient statistic of :func:`regnet.prior_variance`; NaN without m."""
 
 
 def open_expression(path: str | Path) -> LazyExpression:

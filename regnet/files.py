@@ -40,7 +40,9 @@ class Expression(NamedTuple):
     x: np.ndarray[Any, np.dtype[np.float64]]
     """Shape (genes, cells)."""
     gene_names: list[str]
+    """One name a row."""
     cell_names: list[str]
+    """One name a column."""
 
 
 class Edges(NamedTuple):
