@@ -9,7 +9,7 @@ LATEX_PACKAGES := latexmk texlive-xetex texlive-latex-recommended texlive-latex-
 	fonts-texgyre fonts-texgyre-math fonts-dejavu
 CHAPTERS := $(filter-out $(if $(REGNET_DATA_DIR),,$(DOWNLOADED)),$(wildcard book/*.ipynb))
 
-.PHONY: book pdf latex test pages nbval seeds notebooks bench lint hooks clean
+.PHONY: book pdf latex latex-packages test pages nbval seeds notebooks bench lint hooks clean
 
 book: _build/.package  ## execute the chapters and write _build/html/index.html
 	$(BIN)/jupyter-book build . --all -W -n --keep-going
@@ -25,6 +25,9 @@ pdf: latex _build/.package  ## execute the chapters and write _build/bayesian-sh
 latex:
 	@{ command -v latexmk && command -v xelatex && kpsewhich texgyrepagella-math.otf && kpsewhich DejaVuSansMono.ttf; } >/dev/null \
 	|| { echo "make pdf needs XeLaTeX, latexmk and three families of fonts. On Debian or Ubuntu: apt-get install $(LATEX_PACKAGES)"; exit 1; }
+
+latex-packages:
+	@echo $(LATEX_PACKAGES)
 
 test: .venv/installed lint  ## unit tests, book tests and every notebook against its stored outputs
 	$(BIN)/python -m pytest --cov=regnet --cov-branch --cov-report=term

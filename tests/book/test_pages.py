@@ -28,7 +28,7 @@ QUIET = ["--no-sandbox", "--disable-background-networking", "--disable-component
 WIDE, PHONE = {"width": 1400, "height": 900}, {"width": 390, "height": 844}
 
 
-PAGES = [*listed_pages(), "index.html", "genindex.html", "search.html"]
+PAGES = [*listed_pages(), "genindex.html", "search.html"]
 
 
 @pytest.fixture(scope="module")
@@ -190,6 +190,22 @@ def test_every_figure_is_legible_in_dark_mode(visit: Visit) -> None:
 
 def test_no_serious_barrier_for_readers_with_disabilities(visit: Visit) -> None:
     assert not any(visit.violations.values()), visit.violations
+
+
+def test_the_address_alone_leads_to_the_landing_page(browser: Browser, address: str) -> None:
+    page = browser.new_page()
+    page.goto(address)
+    page.wait_for_url(f"{address}book/index.html")
+    page.close()
+
+
+@pytest.mark.parametrize(("ink", "ratio"), [(0, 21.0), (255, 1.0), (118, 4.54)])
+def test_contrast_is_that_of_the_accessibility_guidelines(ink: int, ratio: float) -> None:
+    picture = Image.new("L", (100, 100), 255)
+    picture.paste(ink, (0, 0, 100, 20))
+    file = io.BytesIO()
+    picture.save(file, "png")
+    assert contrast(file.getvalue()) == pytest.approx(ratio, abs=0.01)
 
 
 def test_the_search_finds_the_secant_weight(browser: Browser, address: str) -> None:
