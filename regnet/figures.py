@@ -57,6 +57,9 @@ def use_style() -> None:
 def shrinkage_vs_degree(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Weight against in-degree, on a log axis that has no place for an in-degree of zero.
 
+    Genes of one in-degree are spread sideways by up to 8 %, so that they can be told apart. On a graph that was flipped
+    the in-degree counts the targets of a gene, which the layer then averages.
+
     Args:
         table: from :func:`regnet.shrinkage_table`.
         ax: where to draw; a new figure where none is given.
@@ -68,7 +71,7 @@ def shrinkage_vs_degree(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     >>> shrinkage_vs_degree(table).get_xscale()
     'log'
     """
-    return _scatter_with_trend(table, "in_degree", "in-degree (number of regulators)", ax, log=True)
+    return _scatter_with_trend(table, "in_degree", "in-degree (number of genes averaged)", ax, log=True)
 
 
 def shrinkage_vs_expr(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
@@ -114,31 +117,33 @@ def _scatter_with_trend(table: pd.DataFrame, column: str, label: str, ax: Axes |
         for is_tf, marker, name in ((False, "o", "other genes"), (True, "^", "transcription factors")):
             group = drawn["is_tf"] == is_tf
             x = drawn.loc[group, column]
-            if log:  # genes share few in-degrees: spread them by up to 8 % either way so that they can be told apart
+            if log:
                 x = x * np.exp(np.random.default_rng(0).uniform(-0.08, 0.08, len(x)))
             edge = COLORS["truth"] if is_tf else "none"
             face = COLORS["tf"] if is_tf else COLORS["other"]
+            crowded = group.sum() > 200
             ax.scatter(
                 x,
                 drawn.loc[group, "w_eff"],
-                s=34 if is_tf else 14,
+                s=(16 if crowded else 34) if is_tf else 14,
                 marker=marker,
                 color=face,
                 edgecolor=edge,
-                linewidth=0.6,
+                linewidth=0.4 if crowded else 0.6,
                 alpha=0.9 if is_tf else 0.6,
                 label=f"{name} ({group.sum()})",
-                zorder=2 + is_tf,
+                zorder=2 if 2 * group.sum() > len(drawn) else 3,  # the fewer above the more
             )
         inside = at.between(*at.quantile([0.01, 0.99]))  # one far gene must not bend the end of the trend
         if at[inside].nunique() > 3:  # a spline of four parameters
             grid, middle, low, high = _trend(at[inside].to_numpy(), drawn.loc[inside, "w_eff"].to_numpy())
             grid = np.exp(grid) if log else grid
             ax.fill_between(grid, low, high, color=COLORS["trend"], alpha=0.18, linewidth=0, zorder=4)
-            ax.plot(grid, middle, color=COLORS["trend"], label="trend, 95 % band", zorder=5)
+            ax.plot(grid, middle, color="white", linewidth=4, zorder=3.5)  # a rim, so that the trend shows in a crowd
+            ax.plot(grid, middle, color=COLORS["trend"], label="trend, 95 % band", zorder=6)
         if log:
             ax.set_xscale("log")
-            ax.xaxis.set_major_locator(FixedLocator([1, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1000]))
+            ax.xaxis.set_major_locator(FixedLocator([1, 2, 3, 4, 6, 8, 10, 15, 20, 30, 50, 100, 200, 500, 1000]))
             ax.xaxis.set_minor_locator(NullLocator())
             ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f}"))
             if len(drawn):
@@ -169,7 +174,7 @@ def _label_undefined(ax: Axes, table: pd.DataFrame) -> None:
     """An entry of the legend that counts the genes which the figure cannot show."""
     undefined = table["w_eff"].isna()
     orphans = (undefined & (table["in_degree"] == 0)).sum()
-    reasons = {"without regulators": orphans, "equal to their mean, or without response": undefined.sum() - orphans}
+    reasons = {"of in-degree 0": orphans, "equal to the mean,\nor without response": undefined.sum() - orphans}
     for reason, count in reasons.items():
         if count:
-            ax.plot([], [], " ", label=f"not drawn: {count} genes {reason}")
+            ax.plot([], [], " ", label=f"not drawn: {count} {'gene' if count == 1 else 'genes'} {reason}")

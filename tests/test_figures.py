@@ -84,8 +84,8 @@ def test_tfs_differ_in_colour_and_marker_and_are_counted(draw, usual):
 def test_undefined_genes_are_counted_by_reason(draw, usual):
     usual.loc[3, "w_eff"] = np.nan  # has regulators, equals their mean
     text = legend(draw(usual))
-    assert "3 genes without regulators" in text
-    assert "1 genes equal to their mean" in text
+    assert "3 genes of in-degree 0" in text
+    assert "1 gene equal to the mean" in text
     assert "not drawn" not in legend(draw(usual.dropna(subset="w_eff")))
 
 
