@@ -125,6 +125,23 @@ def test_every_number_in_the_prose_is_glued_by_its_own_page() -> None:
         assert used <= made, f"{path.name}: {sorted(used - made)}"
 
 
+@pytest.mark.parametrize("path", [path for path in NOTEBOOKS if re.match(r"[01]\d_", path.name)], ids=lambda path: path.stem)
+def test_every_chapter_ends_with_exercises_whose_solutions_are_folded_and_were_executed(path: Path) -> None:
+    cells = read(path).cells
+    start = next(place for place, cell in enumerate(cells) if re.search(r"^## Exercises$", cell.source, re.M))
+    questions = re.findall(
+        r"^\*\*\d\.", "\n".join(cell.source for cell in cells[start:] if cell.cell_type == "markdown"), re.M
+    )
+    assert len(questions) >= 2
+    solutions = [cell for cell in cells[start:] if cell.cell_type == "code"]
+    assert len(solutions) == len(questions)
+    assert cells[-1].cell_type == "code", "what gives the solution away belongs into the folded cell"
+    for cell in solutions:
+        assert cell.metadata.tags == ["hide-cell"]
+        assert cell.metadata.mystnb.code_prompt_show == "Show the solution"
+        assert cell.execution_count and cell.outputs
+
+
 def test_sources_hold_one_sentence_a_line() -> None:
     for path in SOURCES:
         outside_code = re.sub(r"```.*?```", "", path.read_text(encoding="utf-8"), flags=re.S)
