@@ -12,7 +12,10 @@ from pathlib import Path
 import jupytext
 import nbformat
 import pytest
+from matplotlib.colors import rgb_to_hsv, to_rgb
 from PIL import Image
+
+from regnet.figures import COLORS
 
 BOOK = Path(__file__).parents[2] / "book"
 NOTEBOOKS = sorted(BOOK.glob("*.ipynb"))
@@ -101,6 +104,16 @@ def test_every_figure_has_a_caption_an_alternative_text_and_a_reference(path: Pa
         assert len(settings.get("figure", {}).get("caption", "")) > 20, cell.source[:80]
         assert len(settings.get("image", {}).get("alt", "")) > 20, cell.source[:80]
         assert f"`{settings['figure']['name']}`" in text, f"{settings['figure']['name']} is not referred to"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_figures_take_their_colours_from_the_one_palette(path: Path) -> None:
+    """Besides `regnet.figures.COLORS` and colour maps, only greys, and shades of the same hue for words."""
+    hues = [rgb_to_hsv(to_rgb(color))[0] for color in COLORS.values()]
+    for cell in code_cells(path):
+        for color in re.findall(r"(?<=color=[\"'])[^\"']+|(?<=[\"'])(?:#\w{3,8}|tab:\w+|C\d)(?=[\"'])", cell.source):
+            hue, saturation, _ = rgb_to_hsv(to_rgb(color)) if color != "none" else (0, 0, 0)
+            assert saturation == 0 or min(abs(hue - known) for known in hues) < 0.02, f"{color}: take one of COLORS"
 
 
 def test_the_readme_shows_the_picture_of_the_landing_page() -> None:
