@@ -10,12 +10,13 @@ LATEX_PACKAGES := latexmk texlive-xetex texlive-latex-recommended texlive-latex-
 CHAPTERS := $(filter-out $(if $(REGNET_DATA_DIR),,$(DOWNLOADED)),$(wildcard book/*.ipynb))
 
 .PHONY: book pdf latex latex-packages test pages nbval seeds notebooks bench lint hooks clean
+.NOTPARALLEL:  # the builds share _build, and each uses all cores
 
 book: _build/.package  ## execute the chapters and write _build/html/index.html
 	$(BIN)/jupyter-book build . --all -W -n --keep-going
 
 pdf: latex _build/.package  ## execute the chapters and write _build/bayesian-shrinkage-in-regnet.pdf; needs LaTeX
-	$(BIN)/jupyter-book build . --builder latex -W -n --keep-going
+	$(BIN)/jupyter-book build . --all --builder latex -W -n --keep-going
 	cd _build/latex && latexmk -xelatex -halt-on-error -interaction=nonstopmode -silent $(PDF).tex || { grep -A5 '^!' $(PDF).log; exit 1; }
 	@! grep -E 'Missing character|There were undefined' _build/latex/$(PDF).log
 	cp _build/latex/$(PDF).pdf _build/
@@ -34,7 +35,7 @@ test: .venv/installed lint  ## unit tests, book tests and every notebook against
 	$(MAKE) nbval
 
 pages: book  ## open every page of the built HTML in a browser: links, pictures, mathematics, phone, dark mode, accessibility
-	REGNET_REQUIRE_PAGES=1 $(BIN)/python -m pytest tests/book/test_html.py tests/book/test_pages.py
+	REGNET_REQUIRE_PAGES=1 $(BIN)/python -m pytest tests/book
 
 nbval: .venv/installed  ## execute every notebook and compare its outputs with the stored ones
 	$(BIN)/python -m pytest --nbval --nbval-cell-timeout=600 $(CHAPTERS)
@@ -42,8 +43,8 @@ nbval: .venv/installed  ## execute every notebook and compare its outputs with t
 seeds: .venv/installed  ## the chapters that draw random numbers once more, with another base seed: no verdict may change
 	$(BIN)/python tools/check_seeds.py
 
-notebooks: .venv/installed  ## book/*.md -> executed book/*.ipynb
-	$(BIN)/python tools/build_notebooks.py
+notebooks: .venv/installed  ## book/*.md -> executed book/*.ipynb; one of them with CHAPTER=book/NN_name.md
+	$(BIN)/python tools/build_notebooks.py $(CHAPTER)
 
 bench: .venv/installed  ## speed and memory as ratios measured in one run -> the table of chapter 16; a quarter of an hour, alone
 	$(BIN)/python benchmarks/run.py

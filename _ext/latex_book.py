@@ -7,62 +7,32 @@ every table gets columns that fit the page, and numbered formulas keep their num
 """
 
 import re
-from html.parser import HTMLParser
 from typing import Any
 
+from bs4 import BeautifulSoup
 from docutils import nodes
+from docutils_table import table
 from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.builders.latex.nodes import thebibliography
 from sphinx.transforms.post_transforms import SphinxPostTransform
+from sphinx.util.texescape import escape
 
 LINE = 92  # digits of a table's font that fit beside each other on the page
 GAP = 2.5  # digits that the space between two columns takes
 WHOLE = 16  # rows up to which a table is kept on one page
 
 
-class DataFrame(HTMLParser):
-    """Read the one plain table of a pandas output into ``rows`` of text and the number of ``header_rows``."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.rows: list[list[str]] = []
-        self.header_rows = 0
-        self.cell: list[str] | None = None
-        self.feed(html)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag in ("td", "th"):
-            if any(name in ("colspan", "rowspan") for name, _ in attrs):
-                raise ValueError("a table with merged cells: print it without, or teach _ext/latex_book.py to read it")
-            self.cell = []
-        elif tag == "tr":
-            self.rows.append([])
-
-    def handle_data(self, data: str) -> None:
-        if self.cell is not None:
-            self.cell.append(data)
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag in ("td", "th") and self.cell is not None:
-            self.rows[-1].append("".join(self.cell).strip())
-            self.cell = None
-        elif tag == "thead":
-            self.header_rows = len(self.rows)
-
-    def as_node(self) -> nodes.table:
-        def row(cells: list[str]) -> nodes.row:
-            texts = [[nodes.paragraph("", "", nodes.Text(cell))] if cell else [] for cell in cells]
-            return nodes.row("", *(nodes.entry("", *text) for text in texts))
-
-        if self.header_rows == 2 and not any(self.rows[1][1:]):  # the name of the index has a row of its own
-            self.rows[0][0] = self.rows.pop(1)[0]
-            self.header_rows = 1
-        group = nodes.tgroup("", cols=len(self.rows[0]))
-        group += [nodes.colspec("", colwidth=1) for _ in self.rows[0]]
-        group += nodes.thead("", *map(row, self.rows[: self.header_rows]))
-        group += nodes.tbody("", *map(row, self.rows[self.header_rows :]))
-        return nodes.table("", group)
+def data_frame(html: str) -> nodes.table:
+    """The one plain table of a pandas output."""
+    found = BeautifulSoup(html, "html.parser").table
+    if found.find(attrs={"colspan": True}) or found.find(attrs={"rowspan": True}):
+        raise ValueError("a table with merged cells: print it without, or teach _ext/latex_book.py to read it")
+    rows = [[cell.get_text(strip=True) for cell in row.find_all(["td", "th"])] for row in found.find_all("tr")]
+    header, *rest = rows
+    if len(found.thead.find_all("tr")) == 2 and not any(rest[0][1:]):  # the name of the index has a row of its own
+        header[0] = rest.pop(0)[0]
+    return table(header, rest)
 
 
 def raw(latex: str) -> nodes.raw:
@@ -90,11 +60,11 @@ def unbroken(cell: str) -> float:
     return width(cell) if any(map(str.isdigit, cell)) else max(longest_word, width(cell) / 2 + 2)
 
 
-def column_spec(table: nodes.table) -> str:
+def column_spec(found: nodes.table) -> str:
     """Columns as wide as their content where all fit side by side, else shares of the line by what they hold."""
-    rows = [list(row.children) for row in table.findall(nodes.row)]
+    rows = [list(row.children) for row in found.findall(nodes.row)]
     columns = [[printed(cell) for cell in column] for column in zip(*rows, strict=True)]
-    head = sum(len(part.children) for part in table.findall(nodes.thead))
+    head = sum(len(part.children) for part in found.findall(nodes.thead))
     numeric = [any(column[head:]) and all(map(is_number, column[head:])) for column in columns]
     longest = [max(map(width, column)) + GAP for column in columns]
     if max(longest) < 60 and sum(longest) <= LINE and all(len(cell.children) <= 1 for row in rows for cell in row):
@@ -142,11 +112,11 @@ class Book(SphinxPostTransform):
     def fit_tables(self) -> None:
         for output in list(self.document.findall(nodes.raw)):
             if output["format"] == "html" and "<table" in output.astext():
-                output.replace_self(DataFrame(output.astext()).as_node())
-        for table in list(self.document.findall(nodes.table)):
-            if len(list(table.findall(nodes.row))) > WHOLE or len(table.astext()) > 700:
-                table["classes"].append("longtable")  # breaks over pages and repeats its head
-            table.parent.insert(table.parent.index(table), addnodes.tabular_col_spec(spec=column_spec(table)))
+                output.replace_self(data_frame(output.astext()))
+        for found in list(self.document.findall(nodes.table)):
+            if len(list(found.findall(nodes.row))) > WHOLE or len(found.astext()) > 700:
+                found["classes"].append("longtable")  # breaks over pages and repeats its head
+            found.parent.insert(found.parent.index(found), addnodes.tabular_col_spec(spec=column_spec(found)))
 
     def make_parts(self) -> None:
         top = next(self.document.findall(nodes.section))
@@ -158,7 +128,7 @@ class Book(SphinxPostTransform):
         top += [raw(r"\setcounter{secnumdepth}{-1}"), overview]
         for part, tree in zip(self.config.external_site_map.root.subtrees, trees, strict=True):
             depth = 1 if part.numbered else -1
-            top += [raw(rf"\part{{{part.caption}}}\setcounter{{secnumdepth}}{{{depth}}}"), tree]
+            top += [raw(rf"\part{{{escape(part.caption, 'xelatex')}}}\setcounter{{secnumdepth}}{{{depth}}}"), tree]
 
 
 class BibliographyInPlace(SphinxPostTransform):

@@ -9,6 +9,7 @@ import os
 import platform
 import re
 import shutil
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,9 @@ from typing import Any
 import torch
 import yaml
 from docutils import nodes
+from docutils_table import table
 from myst_nb.sphinx_ import NbMetadataCollector
+from pybtex.database import parse_file
 from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.config import Config
@@ -26,8 +29,7 @@ from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.util.docutils import SphinxDirective
 
 ROOT = Path(__file__).parents[1]
-CHAPTERS = sorted((ROOT / "book").glob("[01][0-9]_*.md"))
-REPORT_PAGE = "book/reproducibility"
+CHAPTERS = sorted((ROOT / "book").glob("[0-9][0-9]_*.md"))
 
 
 # Buttons
@@ -39,11 +41,12 @@ def offer_repository(app: Sphinx, config: Config) -> None:
     address = options.get("repository_url")
     if not address:
         return
-    if not re.fullmatch(r"https://[\w.-]+/[\w.-]+/[\w.-]+", address):
-        raise ConfigError(f"repository: url in _config.yml must look like https://github.com/OWNER/NAME; got {address!r}")
+    if not re.fullmatch(r"https://(github|gitlab)\.com/[\w.-]+/[\w.-]+(?<!\.git)", address):
+        expected = "https://github.com/OWNER/NAME or https://gitlab.com/OWNER/NAME, without .git"
+        raise ConfigError(f"repository: url in _config.yml must look like {expected}; got {address!r}")
     options |= {"use_repository_button": True, "use_edit_page_button": True, "use_issues_button": True}
     options["launch_buttons"] = {"notebook_interface": "jupyterlab", "binderhub_url": "https://mybinder.org"}
-    if "github.com" in address:  # Colab opens no other host's notebooks
+    if address.startswith("https://github.com/"):  # Colab opens no other host's notebooks
         options["launch_buttons"]["colab_url"] = "https://colab.research.google.com"
 
 
@@ -73,26 +76,38 @@ def offer_source(app: Sphinx, page: str, template: str, context: dict[str, Any],
     )
 
 
-def mend_page(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None) -> None:
-    """Leave out a script that Jupyter Book adds twice and nothing here calls; give references the role of their list."""
+def leave_out_thebe(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None) -> None:
+    """Jupyter Book adds the scripts of sphinx-thebe twice, and the second declaration of their constants is an error."""
     context["script_files"] = [
         script
         for script in context["script_files"]
         if "thebe" not in str(script.filename) + str(script.attributes.get("body", ""))
     ]
+
+
+def name_for_screen_readers(
+    app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None
+) -> None:
+    """A reference is an item of its list, and a fold is called by the words on it: the code, or the solution."""
     if "body" in context:
-        context["body"] = context["body"].replace('role="doc-biblioentry"', 'role="listitem"')
+        body = context["body"].replace('role="doc-biblioentry"', 'role="listitem"')
+        context["body"] = body.replace(' aria-label="Toggle hidden content"', "")
 
 
 # Links from the API page to the equations and chapters
 
 
 def link_docstring(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    """Turn `Eq. (3)` and `chapter 4` into links, and say which chapters use the function."""
+    """Turn `Eq. (3)`, `chapter 4` and `Robbins (1956)` into links, and say which chapters use the function."""
     text = re.sub(r"Eqs?\. \([1-5]\)(?:(?:-| and )\([1-5]\))*", _link_equations, "\n".join(lines))
     text = re.sub(r"\b[cC]hapters? (?:\d+(?:, | and )?)+", _link_chapters, text)
+    for words, key in _sources().items():
+        text = text.replace(words, f":cite:t:`{key}`")
     lines[:] = text.split("\n")
-    used = [path.stem[:2] for path in CHAPTERS if re.search(rf"(?<![\w.]){re.escape(name)}\b", path.read_text("utf-8"))]
+    module, _, short = name.rpartition(".")
+    mention = rf"(?<![\w.]){re.escape(name)}\b|from {re.escape(module)} import (?:\([^)]*|[^\n]*)\b{short}\b"
+    listed = [path for path in CHAPTERS if f"book/{path.stem}" in app.env.found_docs]
+    used = [path.stem[:2] for path in listed if re.search(mention, path.read_text("utf-8"))]
     if what in ("function", "class") and used:
         links = ", ".join(f":ref:`{int(number)} <chap-{number}>`" for number in used)
         lines += ["", f"**In the book:** chapter{'s' if len(used) > 1 else ''} {links}.", ""]
@@ -104,6 +119,17 @@ def _link_equations(found: re.Match[str]) -> str:
 
 def _link_chapters(found: re.Match[str]) -> str:
     return re.sub(r"\d+", lambda number: f":ref:`{number[0]} <chap-{int(number[0]):02d}>`", found[0])
+
+
+@cache
+def _sources() -> dict[str, str]:
+    """The keys of the bibliography, by author and year as docstrings cite them."""
+    keys = {}
+    for key, entry in parse_file(ROOT / "book/references.bib").entries.items():
+        names = [" ".join(author.last_names) for author in entry.persons.get("author", [])]
+        who = f"{names[0]} et al." if len(names) > 2 else " and ".join(names)
+        keys[f"{who} ({entry.fields['year']})"] = key
+    return keys
 
 
 # How to cite
@@ -145,11 +171,11 @@ class WriteBuildReport(SphinxPostTransform):
 
     def run(self, **kwargs: Any) -> None:
         for place in list(self.document.findall(BuildReport)):
-            chapters = [_chapter_row(self.env, path) for path in [*CHAPTERS, ROOT / f"{REPORT_PAGE}.md"]]
+            chapters = [_chapter_row(self.env, path) for path in [*CHAPTERS, ROOT / "book/reproducibility.md"]]
             place.replace_self(
                 [
-                    _table(["This build", ""], _machine()),
-                    _table(["Chapter", "Seeds in its code", "Run time (s)"], [row for row in chapters if row]),
+                    table(["This build", ""], _machine()),
+                    table(["Chapter", "Seeds in its code", "Run time (s)"], [row for row in chapters if row]),
                 ]
             )
 
@@ -173,41 +199,26 @@ def _machine() -> list[list[str]]:
 
 def _chapter_row(env: BuildEnvironment, source: Path) -> list[str | nodes.Node] | None:
     page = f"book/{source.stem}"
-    if not source.with_suffix(".ipynb").is_file():
+    if page not in env.titles or not source.with_suffix(".ipynb").is_file():
         return None
     text = source.read_text("utf-8")
     code = "\n".join(re.findall(r"```\{code-cell\}.*?```", text, re.S))
-    seeds = re.findall(r"BASE_SEED = \d+|\bseeds?=[\w(), ]*?\d+\)?(?=[,)\n])|manual_seed\(\d+\)|default_rng\(\d+\)", code)
+    seeds = re.findall(r"\w*SEEDS? = .+|\bseeds?=(?:range\([\d, ]+\)|\d+)|(?:manual_seed|default_rng)\(\d+\)", code)
+    if "results/" in code:
+        seeds.append("those named in its stored results")
     executed = NbMetadataCollector.get_exec_data(env, page)
     runtime = f"{executed['runtime']:.0f}" if executed and executed["runtime"] is not None else "stored outputs"
+    title = env.titles[page].astext()
     link = addnodes.pending_xref(
         "",
-        nodes.inline(text=env.titles[page].astext()),
+        nodes.inline(text=f"{int(source.stem[:2])}. {title}" if source.stem[0].isdigit() else title),
         refdomain="std",
         reftype="doc",
         reftarget=f"/{page}",
         refexplicit=True,
     )
-    link["refdoc"] = REPORT_PAGE
-    return [link, ", ".join(sorted(set(seeds))) or "none", runtime]
-
-
-def _table(header: list[str], rows: list[list[Any]]) -> nodes.table:
-    group = nodes.tgroup(cols=len(header))
-    group += [nodes.colspec(colwidth=1) for _ in header]
-    group += nodes.thead("", _row(header))
-    group += nodes.tbody("", *map(_row, rows))
-    return nodes.table("", group, classes=["colwidths-auto"])
-
-
-def _row(cells: list[Any]) -> nodes.row:
-    contents = (nodes.paragraph("", "", nodes.Text(cell) if isinstance(cell, str) else cell) for cell in cells)
-    return nodes.row("", *(nodes.entry("", content) for content in contents))
-
-
-def report_anew(app: Sphinx, env: BuildEnvironment, *changed: set[str]) -> list[str]:
-    """The report page belongs to this build, also where nothing in it was edited."""
-    return [REPORT_PAGE]
+    link["refdoc"] = env.docname
+    return [link, ", ".join(dict.fromkeys(seeds)) or "none", runtime]
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
@@ -216,8 +227,8 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("cite-this", CiteThisDirective)
     app.add_post_transform(WriteBuildReport)
     app.connect("config-inited", offer_repository)
-    app.connect("env-get-outdated", report_anew)
     app.connect("autodoc-process-docstring", link_docstring, priority=600)  # after napoleon
     app.connect("html-page-context", offer_source, priority=900)  # after the theme's buttons
-    app.connect("html-page-context", mend_page, priority=900)
+    app.connect("html-page-context", leave_out_thebe, priority=900)
+    app.connect("html-page-context", name_for_screen_readers, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -10,6 +10,7 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 HTML = ROOT / "_build/html"
+REQUIRED = os.environ.get("REGNET_REQUIRE_PAGES") == "1"
 
 
 def listed_pages() -> list[str]:
@@ -21,6 +22,6 @@ def listed_pages() -> list[str]:
 
 def cannot_test(reason: str) -> None:
     """Skip with the reason, or fail where the pages must be tested."""
-    if os.environ.get("REGNET_REQUIRE_PAGES") == "1":
+    if REQUIRED:
         pytest.fail(f"REGNET_REQUIRE_PAGES=1, but {reason}")
     pytest.skip(reason)

@@ -67,13 +67,25 @@ def test_every_button_of_a_repository_has_the_right_link(tmp_path: Path) -> None
     assert f"url     = {{{ADDRESS}}}" in landing.get_text()
 
 
-def test_without_an_address_only_the_downloads_are_left(built: Path) -> None:
-    config = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
-    assert config["repository"]["url"] == ""
-    assert set(buttons(ROOT, NOTEBOOK)) == {"notebook (.ipynb)", "MyST source (.md)"}
+def test_without_an_address_only_the_downloads_are_left(tmp_path: Path) -> None:
+    outcome = build(tmp_path, "")
+    assert outcome.returncode == 0, outcome.stderr[-2000:]
+    assert set(buttons(tmp_path, NOTEBOOK)) == {"notebook (.ipynb)", "MyST source (.md)"}
+    assert all("_sources/" in url for page in (NOTEBOOK, PLAIN) for url in buttons(tmp_path, page).values())
 
 
-@pytest.mark.parametrize("address", ["example/report", "https://github.com/example", "git@github.com:example/report.git"])
+def test_gitlab_has_all_buttons_but_colab(tmp_path: Path) -> None:
+    outcome = build(tmp_path, "https://gitlab.com/example/report")
+    assert outcome.returncode == 0, outcome.stderr[-2000:]
+    links = buttons(tmp_path, NOTEBOOK)
+    assert links["Binder"] == f"https://mybinder.org/v2/gl/example%2Freport/main?urlpath=lab/tree/{NOTEBOOK}.ipynb"
+    assert links["Suggest edit"] == f"https://gitlab.com/example/report/-/edit/main/{NOTEBOOK}.md"
+    assert "Colab" not in links
+
+
+@pytest.mark.parametrize(
+    "address", ["example/report", "https://github.com/example", f"{ADDRESS}.git", "https://codeberg.org/example/report"]
+)
 def test_an_address_that_is_none_is_refused_before_anything_is_built(tmp_path: Path, address: str) -> None:
     outcome = build(tmp_path, address)
     assert outcome.returncode != 0

@@ -11,7 +11,7 @@ from urllib.parse import unquote, urldefrag, urlsplit
 import pytest
 import yaml
 from bs4 import BeautifulSoup
-from pages import ROOT, listed_pages
+from pages import REQUIRED, ROOT, listed_pages
 
 import regnet
 
@@ -20,7 +20,7 @@ import regnet
 def targets(path: Path) -> frozenset[str]:
     """The anchors of a page."""
     soup = BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
-    return frozenset(str(tag.get("id") or tag.get("name")) for tag in soup.find_all(attrs={"id": True}))
+    return frozenset(str(tag["id"]) for tag in soup.find_all(id=True))
 
 
 def test_every_link_within_the_book_resolves(built: Path) -> None:
@@ -59,7 +59,7 @@ def test_a_page_with_its_pictures_is_small(built: Path, name: str) -> None:
 
 def test_every_public_function_links_to_chapters_and_they_link_back(built: Path) -> None:
     api = BeautifulSoup((built / "book/api.html").read_text(encoding="utf-8"), "html.parser")
-    chapters = {path.name: path.read_text(encoding="utf-8") for path in (built / "book").glob("[01][0-9]_*.html")}
+    chapters = {path.name: path.read_text(encoding="utf-8") for path in (built / "book").glob("[0-9][0-9]_*.html")}
     for name in regnet.__all__:
         if inspect.isclass(getattr(regnet, name)):
             continue
@@ -67,6 +67,13 @@ def test_every_public_function_links_to_chapters_and_they_link_back(built: Path)
         linked = {str(link["href"]).split("#")[0] for link in entry.parent.find_all("a", href=True)} & set(chapters)
         assert linked, f"regnet.{name} names no chapter"
         assert any(f'api.html#regnet.{name}"' in chapters[chapter] for chapter in linked), f"none links to regnet.{name}"
+
+
+@pytest.mark.parametrize(("name", "chapter"), [("graph.rewire", "07"), ("figures.shrinkage_vs_degree", "11")])
+def test_functions_that_chapters_import_by_name_link_to_them_too(built: Path, name: str, chapter: str) -> None:
+    api = BeautifulSoup((built / "book/api.html").read_text(encoding="utf-8"), "html.parser")
+    (entry,) = api.find_all("dt", id=f"regnet.{name}")
+    assert any(str(link["href"]).startswith(f"{chapter}_") for link in entry.parent.find_all("a", href=True))
 
 
 @pytest.mark.parametrize("number", range(1, 6))
@@ -77,11 +84,17 @@ def test_the_api_links_to_every_equation_of_the_note(built: Path, number: int) -
 
 def test_the_reproducibility_page_reports_this_build(built: Path) -> None:
     soup = BeautifulSoup((built / "book/reproducibility.html").read_text(encoding="utf-8"), "html.parser")
-    tables = [table.get_text(" ", strip=True) for table in soup.find_all("table")]
-    (machine,) = (table for table in tables if table.startswith("This build"))
-    assert all(word in machine for word in ("Processor", "Instruction set", "torch", "Python"))
-    (runs,) = (table for table in tables if table.startswith("Chapter Seeds"))
-    assert "BASE_SEED = 0" in runs
+    tables = [
+        [[cell.get_text(" ", strip=True) for cell in row.find_all(["th", "td"])] for row in table.find_all("tr")]
+        for table in soup.find_all("table")
+    ]
+    (machine,) = (dict(rows) for rows in tables if rows[0][0] == "This build")
+    assert machine["torch"].startswith("2.13.0") and machine["Processor"] and machine["Instruction set that torch uses"]
+    (chapters,) = (rows[1:] for rows in tables if rows[0][:2] == ["Chapter", "Seeds in its code"])
+    assert len(chapters) == len(list((ROOT / "book").glob("[0-9][0-9]_*.ipynb"))) + 1
+    assert "BASE_SEED = 0" in next(seeds for chapter, seeds, _ in chapters if chapter.startswith("7. "))
+    untimed = [chapter for chapter, _, seconds in chapters if not seconds.isdigit()]
+    assert not REQUIRED or untimed == ["11. The published checkpoint"]  # whose data must be downloaded
 
 
 def test_the_citation_on_the_landing_page_is_that_of_the_citation_file(built: Path) -> None:

@@ -67,7 +67,7 @@ class Visit:
     pictures: list[dict[str, Any]] = field(default_factory=list)
     overflow: list[str] = field(default_factory=list)
     violations: dict[str, list[str]] = field(default_factory=dict)
-    contrasts: dict[str, float] = field(default_factory=dict)
+    faded: dict[str, float] = field(default_factory=dict)
 
 
 # Formulas without a typeset twin, errors of MathJax, and dollar signs or backslashes that are still there to be read.
@@ -86,13 +86,15 @@ UNTYPESET = r"""() => {
 
 PICTURES = """() => [...document.querySelectorAll('img')].map(e => ({
     source: e.getAttribute('src'), alt: e.getAttribute('alt'), loaded: e.complete && e.naturalWidth > 0,
-    figure: e.closest('figure') !== null && e.closest('main') !== null }))"""
+    content: e.closest('article') !== null }))"""
 
 # What sticks out to the right of the window and is not in a box of its own that scrolls.
 OVERFLOW = """() => {
     if (document.documentElement.scrollWidth <= window.innerWidth) return [];
+    const scrolls = e => ['auto', 'scroll', 'hidden'].includes(getComputedStyle(e).overflowX);
+    const boxed = e => e && e.tagName !== 'MAIN' && (scrolls(e) || boxed(e.parentElement));
     return [...document.querySelectorAll('main *')]
-        .filter(e => e.getBoundingClientRect().right > window.innerWidth + 1)
+        .filter(e => e.getBoundingClientRect().right > window.innerWidth + 1 && !boxed(e.parentElement))
         .map(e => `${e.tagName.toLowerCase()}.${e.className}: ${e.textContent.trim().slice(0, 60)}`)
         .concat(['the page itself']).slice(0, 8);
 }"""
@@ -121,15 +123,13 @@ def violations(page: Page, *, colors: bool) -> list[str]:
     ]
 
 
-def contrast(picture: bytes) -> float:
-    """Contrast ratio, as the accessibility guidelines define it, between a picture's background and its ink."""
+def stands_out(picture: bytes) -> np.ndarray:
+    """The pixels whose contrast with the background is at least 3, as the accessibility guidelines ask of graphics."""
     levels = np.asarray(Image.open(io.BytesIO(picture)).convert("RGB"), dtype=float) / 255
     linear = np.where(levels <= 0.04045, levels / 12.92, ((levels + 0.055) / 1.055) ** 2.4)
-    luminance = linear @ np.array([0.2126, 0.7152, 0.0722])
+    luminance = linear @ np.array([0.2126, 0.7152, 0.0722]) + 0.05
     background = np.median(luminance)
-    ink = luminance.ravel()[np.abs(luminance - background).ravel().argsort()[-luminance.size // 200 :]].mean()
-    bright, dark = max(background, ink), min(background, ink)
-    return float((bright + 0.05) / (dark + 0.05))
+    return np.maximum(luminance, background) / np.minimum(luminance, background) >= 3
 
 
 @pytest.fixture(scope="module", params=PAGES)
@@ -146,17 +146,22 @@ def visit(request: pytest.FixtureRequest, browser: Browser, address: str) -> Ite
     seen.pictures = page.evaluate(PICTURES)
     seen.violations["wide"] = violations(page, colors=False)
     seen.violations["light"] = violations(page, colors=True)
+    figures = {str(each.get_attribute("src")): each for each in page.locator("article img").all()}
+    light = {source: stands_out(figure.screenshot()) for source, figure in figures.items()}
     page.add_style_tag(content="* { transition: none !important }")
     page.emulate_media(color_scheme="dark")
     page.wait_for_function("() => document.documentElement.dataset.theme === 'dark'")
     seen.violations["dark"] = violations(page, colors=True)
-    for figure in page.locator("main figure img").all():
-        seen.contrasts[figure.get_attribute("src") or ""] = contrast(figure.screenshot())
+    for source, figure in figures.items():
+        assert light[source].mean() > 0.002, f"{source} is blank"
+        seen.faded[source] = 1 - stands_out(figure.screenshot()).mean() / light[source].mean()
     page.set_viewport_size(PHONE)
     page.emulate_media(color_scheme="light")
     open_page(page, address + seen.name)
     seen.overflow = page.evaluate(OVERFLOW)
     seen.violations["phone"] = violations(page, colors=False)
+    page.set_viewport_size({"width": 320, "height": 640})
+    seen.overflow += page.evaluate(OVERFLOW)
     yield seen
     context.close()
 
@@ -176,16 +181,16 @@ def test_all_mathematics_is_typeset(visit: Visit) -> None:
 
 def test_every_picture_is_loaded_and_has_alternative_text(visit: Visit) -> None:
     assert not [picture for picture in visit.pictures if not picture["loaded"] or picture["alt"] is None]
-    assert not [picture for picture in visit.pictures if picture["figure"] and len(picture["alt"]) <= 20]
+    assert not [picture for picture in visit.pictures if picture["content"] and len(picture["alt"]) <= 20]
 
 
 def test_nothing_sticks_out_on_a_phone(visit: Visit) -> None:
     assert not visit.overflow
 
 
-def test_every_figure_is_legible_in_dark_mode(visit: Visit) -> None:
-    assert len(visit.contrasts) == sum(picture["figure"] for picture in visit.pictures)
-    assert not {source: ratio for source, ratio in visit.contrasts.items() if ratio < 4.5}
+def test_every_figure_is_as_legible_in_dark_mode(visit: Visit) -> None:
+    assert len(visit.faded) == sum(picture["content"] for picture in visit.pictures)
+    assert not {source: share for source, share in visit.faded.items() if share > 0.05}
 
 
 def test_no_serious_barrier_for_readers_with_disabilities(visit: Visit) -> None:
@@ -199,21 +204,24 @@ def test_the_address_alone_leads_to_the_landing_page(browser: Browser, address: 
     page.close()
 
 
-@pytest.mark.parametrize(("ink", "ratio"), [(0, 21.0), (255, 1.0), (118, 4.54)])
-def test_contrast_is_that_of_the_accessibility_guidelines(ink: int, ratio: float) -> None:
+@pytest.mark.parametrize(("ink", "seen"), [(0, True), (118, True), (148, True), (149, False), (255, False)])
+def test_what_stands_out_has_a_contrast_of_three(ink: int, seen: bool) -> None:
     picture = Image.new("L", (100, 100), 255)
     picture.paste(ink, (0, 0, 100, 20))
     file = io.BytesIO()
     picture.save(file, "png")
-    assert contrast(file.getvalue()) == pytest.approx(ratio, abs=0.01)
+    assert stands_out(file.getvalue())[:20].all() == seen
+    assert not stands_out(file.getvalue())[20:].any()
 
 
-def test_the_search_finds_the_secant_weight(browser: Browser, address: str) -> None:
+@pytest.mark.parametrize(("word", "title"), [("secant", "secant weight"), ("tau", "Notation")])
+def test_the_search_finds(browser: Browser, address: str, word: str, title: str) -> None:
     page = browser.new_page()
-    page.goto(f"{address}search.html?q=secant")
+    page.goto(f"{address}search.html?q={word}")
     page.wait_for_selector("#search-results li a")
+    page.wait_for_function("() => /found|Found|finished/.test(document.querySelector('#search-results').textContent)")
     results = page.locator("#search-results li a").all_inner_texts()
-    assert any("secant weight" in result for result in results), results
+    assert any(title in result for result in results), results
     page.close()
 
 
