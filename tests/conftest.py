@@ -1,8 +1,12 @@
-"""What every test file shares: one thread, no windows, Hypothesis without chance, and the folder with the real data."""
+"""What every test file shares: one thread, no windows, Hypothesis without chance, and what a machine may lack.
+
+That is the folder with the real data, the built book, and a browser.
+"""
 
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,11 +26,37 @@ torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"  # of the programs that tests start: with more, sums have other last digits
 
 
-def absent(reason: str) -> None:
-    """Skip with the reason, or fail where everything is required."""
-    if os.environ.get("REGNET_REQUIRE_ALL") == "1":
-        pytest.fail(f"REGNET_REQUIRE_ALL=1, but {reason}")
+def absent(reason: str, variable: str = "REGNET_REQUIRE_ALL") -> None:
+    """Skip with the reason, or fail where the variable says that everything is required."""
+    if os.environ.get(variable) == "1":
+        pytest.fail(f"{variable}=1, but {reason}")
     pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def built() -> Path:
+    """The folder with the HTML of the sources as they are now."""
+    root = Path(__file__).parents[1]
+    html = root / "_build/html"
+    written = html / "objects.inv"  # by every build
+    if not written.is_file():
+        absent("the book is not built: run make book", "REGNET_REQUIRE_PAGES")
+    patterns = ("_*.yml", "book/*.*", "_ext/*.py", "_static/*", "regnet/*.py", "CITATION.cff", "CHANGELOG.md")
+    sources = [source for pattern in patterns for source in root.glob(pattern)]
+    newer = [source.name for source in sources if source.stat().st_mtime > written.stat().st_mtime]
+    if newer:
+        absent(f"{newer[0]} is newer than the built HTML: run make book", "REGNET_REQUIRE_PAGES")
+    return html
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """The program of a browser that Playwright can drive."""
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    program = next(filter(None, map(shutil.which, names)), None)
+    if program is None:
+        absent(f"none of {', '.join(names)} is installed", "REGNET_REQUIRE_PAGES")
+    return str(program)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 import re
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urlsplit
@@ -11,7 +12,7 @@ from urllib.parse import unquote, urldefrag, urlsplit
 import pytest
 import yaml
 from bs4 import BeautifulSoup
-from pages import REQUIRED, ROOT, listed_pages
+from pages import ROOT, listed_pages
 
 import regnet
 
@@ -94,7 +95,8 @@ def test_the_reproducibility_page_reports_this_build(built: Path) -> None:
     assert len(chapters) == len(list((ROOT / "book").glob("[0-9][0-9]_*.ipynb"))) + 1
     assert "BASE_SEED = 0" in next(seeds for chapter, seeds, _ in chapters if chapter.startswith("7. "))
     untimed = [chapter for chapter, _, seconds in chapters if not seconds.isdigit()]
-    assert not REQUIRED or untimed == ["11. The published checkpoint"]  # whose data must be downloaded
+    if os.environ.get("REGNET_REQUIRE_PAGES") == "1":  # a build for readers, which executes
+        assert untimed == ["11. The published checkpoint"]  # whose data must be downloaded
 
 
 def test_the_citation_on_the_landing_page_is_that_of_the_citation_file(built: Path) -> None:
