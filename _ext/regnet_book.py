@@ -107,7 +107,7 @@ def link_docstring(app: Sphinx, what: str, name: str, obj: Any, options: Any, li
     module, _, short = name.rpartition(".")
     mention = rf"(?<![\w.]){re.escape(name)}\b|from {re.escape(module)} import (?:\([^)]*|[^\n]*)\b{short}\b"
     listed = [path for path in CHAPTERS if f"book/{path.stem}" in app.env.found_docs]
-    used = [path.stem[:2] for path in listed if re.search(mention, path.read_text("utf-8"))]
+    used = [path.stem[:2] for path in listed if re.search(mention, _text(path))]
     if what in ("function", "class") and used:
         links = ", ".join(f":ref:`{int(number)} <chap-{number}>`" for number in used)
         lines += ["", f"**In the book:** chapter{'s' if len(used) > 1 else ''} {links}.", ""]
@@ -119,6 +119,11 @@ def _link_equations(found: re.Match[str]) -> str:
 
 def _link_chapters(found: re.Match[str]) -> str:
     return re.sub(r"\d+", lambda number: f":ref:`{number[0]} <chap-{int(number[0]):02d}>`", found[0])
+
+
+@cache
+def _text(chapter: Path) -> str:
+    return chapter.read_text("utf-8")
 
 
 @cache
@@ -201,8 +206,7 @@ def _chapter_row(env: BuildEnvironment, source: Path) -> list[str | nodes.Node] 
     page = f"book/{source.stem}"
     if page not in env.titles or not source.with_suffix(".ipynb").is_file():
         return None
-    text = source.read_text("utf-8")
-    code = "\n".join(re.findall(r"```\{code-cell\}.*?```", text, re.S))
+    code = "\n".join(re.findall(r"```\{code-cell\}.*?```", _text(source), re.S))
     seeds = re.findall(r"\w*SEEDS? = .+|\bseeds?=(?:range\([\d, ]+\)|\d+)|(?:manual_seed|default_rng)\(\d+\)", code)
     if "results/" in code:
         seeds.append("those named in its stored results")

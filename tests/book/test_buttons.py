@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from bs4 import BeautifulSoup
-from pages import ROOT
+from pages import ROOT, soup
 
 ADDRESS = "https://github.com/example/report"
 NOTEBOOK, PLAIN = "book/08_reproducing", "book/glossary"
@@ -37,8 +36,7 @@ def build(folder: Path, address: str) -> subprocess.CompletedProcess[str]:
 
 def buttons(folder: Path, page: str) -> dict[str, str]:
     """The links of a page's header, by the words on them."""
-    path = folder / f"_build/html/{page}.html"
-    header = BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser").find(class_="article-header-buttons")
+    header = soup(folder / f"_build/html/{page}.html").find(class_="article-header-buttons")
     assert header is not None
     return {link.get_text(strip=True): str(link["href"]) for link in header.find_all("a", href=True)}
 
@@ -63,8 +61,7 @@ def test_every_button_of_a_repository_has_the_right_link(tmp_path: Path) -> None
     plain = buttons(tmp_path, PLAIN)
     assert plain["Suggest edit"] == f"{ADDRESS}/edit/main/{PLAIN}.md"
     assert "Binder" not in plain and "Colab" not in plain
-    landing = BeautifulSoup((tmp_path / "_build/html/book/index.html").read_text(encoding="utf-8"), "html.parser")
-    assert f"url     = {{{ADDRESS}}}" in landing.get_text()
+    assert f"url     = {{{ADDRESS}}}" in soup(tmp_path / "_build/html/book/index.html").get_text()
 
 
 def test_without_an_address_only_the_downloads_are_left(tmp_path: Path) -> None:

@@ -12,8 +12,7 @@ from urllib.parse import unquote, urldefrag, urlsplit
 
 import pytest
 import yaml
-from bs4 import BeautifulSoup
-from pages import ROOT, listed_pages
+from pages import ROOT, listed_pages, soup
 
 import regnet
 
@@ -21,8 +20,7 @@ import regnet
 @functools.cache
 def targets(path: Path) -> frozenset[str]:
     """The anchors of a page."""
-    soup = BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
-    return frozenset(str(tag["id"]) for tag in soup.find_all(id=True))
+    return frozenset(str(tag["id"]) for tag in soup(path).find_all(id=True))
 
 
 def test_every_link_within_the_book_resolves(built: Path) -> None:
@@ -30,7 +28,7 @@ def test_every_link_within_the_book_resolves(built: Path) -> None:
     for path in sorted(built.rglob("*.html")):
         if "_static" in path.parts:
             continue
-        for link in BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser").find_all(["a", "link"], href=True):
+        for link in soup(path).find_all(["a", "link"], href=True):
             address, anchor = urldefrag(str(link["href"]))
             if urlsplit(address).scheme:
                 continue
@@ -52,7 +50,7 @@ def test_the_book_is_small_enough_to_carry(built: Path) -> None:
 @pytest.mark.parametrize("name", listed_pages())
 def test_a_page_with_its_pictures_is_small(built: Path, name: str) -> None:
     path = built / name
-    pictures = BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser").find_all("img", src=True)
+    pictures = soup(path).find_all("img", src=True)
     sources = {
         (path.parent / unquote(str(picture["src"]))).resolve() for picture in pictures if "data:" not in picture["src"]
     }
@@ -60,7 +58,7 @@ def test_a_page_with_its_pictures_is_small(built: Path, name: str) -> None:
 
 
 def test_every_public_function_links_to_chapters_and_they_link_back(built: Path) -> None:
-    api = BeautifulSoup((built / "book/api.html").read_text(encoding="utf-8"), "html.parser")
+    api = soup(built / "book/api.html")
     chapters = {path.name: path.read_text(encoding="utf-8") for path in (built / "book").glob("[0-9][0-9]_*.html")}
     for name in regnet.__all__:
         if inspect.isclass(getattr(regnet, name)):
@@ -73,7 +71,7 @@ def test_every_public_function_links_to_chapters_and_they_link_back(built: Path)
 
 @pytest.mark.parametrize(("name", "chapter"), [("graph.rewire", "07"), ("figures.shrinkage_vs_degree", "11")])
 def test_functions_that_chapters_import_by_name_link_to_them_too(built: Path, name: str, chapter: str) -> None:
-    api = BeautifulSoup((built / "book/api.html").read_text(encoding="utf-8"), "html.parser")
+    api = soup(built / "book/api.html")
     (entry,) = api.find_all("dt", id=f"regnet.{name}")
     assert any(str(link["href"]).startswith(f"{chapter}_") for link in entry.parent.find_all("a", href=True))
 
@@ -85,10 +83,10 @@ def test_the_api_links_to_every_equation_of_the_note(built: Path, number: int) -
 
 
 def test_the_reproducibility_page_reports_this_build(built: Path) -> None:
-    soup = BeautifulSoup((built / "book/reproducibility.html").read_text(encoding="utf-8"), "html.parser")
+    page = soup(built / "book/reproducibility.html")
     tables = [
         [[cell.get_text(" ", strip=True) for cell in row.find_all(["th", "td"])] for row in table.find_all("tr")]
-        for table in soup.find_all("table")
+        for table in page.find_all("table")
     ]
     (machine,) = (dict(rows) for rows in tables if rows[0][0] == "This build")
     assert machine["torch"] == version("torch") and machine["Processor"] and machine["Instruction set that torch uses"]
@@ -101,9 +99,7 @@ def test_the_reproducibility_page_reports_this_build(built: Path) -> None:
 
 
 def test_the_citation_on_the_landing_page_is_that_of_the_citation_file(built: Path) -> None:
-    entry = BeautifulSoup((built / "book/index.html").read_text(encoding="utf-8"), "html.parser").find(
-        "div", class_="highlight-bibtex"
-    )
+    entry = soup(built / "book/index.html").find("div", class_="highlight-bibtex")
     assert entry is not None
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     for value in (citation["title"], citation["version"], citation["date-released"][:4], citation["authors"][0]["name"]):
