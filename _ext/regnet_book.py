@@ -160,7 +160,7 @@ class CiteThisDirective(SphinxDirective):
 # The report of the build, on the reproducibility page
 
 
-class BuildReport(nodes.General, nodes.Element):
+class BuildReport(nodes.General, nodes.Element):  # type: ignore[misc]  # docutils is not typed
     """Stands where the report will be, until every chapter has run."""
 
 

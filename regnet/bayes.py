@@ -132,6 +132,11 @@ def prior_variance(x: Tensor, m: Tensor, noise_var: Tensor | float) -> Tensor:
     (the likelihood can have several peaks) and refined by bisection of its derivative. The prior mean counts as known;
     where it was fitted to the same cells the estimate is too small, and :func:`james_stein_weight` corrects for that.
 
+    With the noise the same in all cells the estimate is unbiased before the cut at 0, with the standard error
+    :math:`(\sigma_i^2 + \tau_i^2) \sqrt{2/S}`. The cut makes it too large on average, by
+    :math:`\sigma_i^2 / \sqrt{\pi S}` where :math:`\tau_i^2 = 0`, where about half of the estimates are exactly 0, and by
+    less and less above. Where the noise differs between cells the bias is of the same size (chapter 1 of the book).
+
     Args:
         x: observed expression, shape (genes, cells).
         m: prior mean, same shape.
@@ -244,10 +249,15 @@ def _maximise_likelihood(square: Tensor, noise: Tensor, grid_size: int = 200, bi
 
 
 def _as_floating(*values: Tensor | float) -> list[Tensor]:
-    """Tensors of one floating dtype, at least the default one; a Python number takes the dtype of the tensor beside it."""
-    dtypes = [torch.as_tensor(value).dtype for value in values if not isinstance(value, int | float)]
-    dtype = functools.reduce(torch.promote_types, dtypes, torch.get_default_dtype())
-    return [torch.as_tensor(value, dtype=dtype) for value in values]
+    """Tensors of one floating dtype, at least the default one; a Python number follows the tensor beside it."""
+    tensors = [
+        value if isinstance(value, Tensor) else torch.as_tensor(value)
+        for value in values
+        if not isinstance(value, int | float)
+    ]
+    dtype = functools.reduce(torch.promote_types, [tensor.dtype for tensor in tensors], torch.get_default_dtype())
+    device = tensors[0].device if tensors else None
+    return [torch.as_tensor(value, dtype=dtype, device=device) for value in values]
 
 
 def _check_variance(variance: Tensor, name: str, finite: bool = False) -> None:

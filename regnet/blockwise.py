@@ -9,7 +9,8 @@ genes x 2 hidden; what follows is the same code as in memory. On threads nothing
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial, reduce
 from itertools import chain
 from pathlib import Path
@@ -51,6 +52,8 @@ class LazyExpression(NamedTuple):
     """Genes x cells; blocks of NumPy or, as stored, of scipy's sparse matrices."""
     gene_names: list[str]
     """One for each row; the numbers of the rows where the file names none."""
+    cell_names: list[str]
+    """One for each column; none where the file names none."""
 
 
 class Moments(NamedTuple):
@@ -78,7 +81,8 @@ def open_expression(path: str | Path) -> LazyExpression:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: another suffix, a file that cannot be read, or one without a matrix.
+        ValueError: another suffix, a file that cannot be read, or one without a matrix of real numbers. Damage inside the
+            matrix shows when it is read.
 
     References:
         Chapter 16 of the book.
@@ -96,19 +100,44 @@ def open_expression(path: str | Path) -> LazyExpression:
     suffix = path.suffix.lower()
     if suffix not in (".h5ad", ".zarr"):
         raise ValueError(f"{path} must end in .h5ad or .zarr; for other files use regnet.files.read_expression")
-    if not path.exists():
-        raise FileNotFoundError(f"there is no file {path}")
+    if not path.exists() or (suffix == ".h5ad" and path.is_dir()):
+        raise FileNotFoundError(f"there is no file {path}{', but a folder' * path.is_dir()}")
     try:
         if suffix == ".zarr" and isinstance(array := zarr.open(path, mode="r"), zarr.Array):
             if array.ndim != 2:
                 raise ValueError(f"an array of {array.ndim} dimensions, and not genes x cells")
-            x = da.from_zarr(array)
-            return LazyExpression(x, [str(gene) for gene in range(x.shape[0])])
-        table = anndata.experimental.read_lazy(path)
-        x, names = table.X, [str(name) for name in table.var_names]
+            x, genes, cells = da.from_zarr(array), [str(gene) for gene in range(array.shape[0])], []
+        else:
+            table = anndata.experimental.read_lazy(path)
+            if not isinstance(table.X, da.Array):
+                raise ValueError("its matrix X was not written by AnnData")
+            x = (table.X.map_blocks(_whole, meta=table.X._meta) if sparse.issparse(table.X._meta) else table.X).T
+            genes, cells = ([str(name) for name in names] for names in (table.var_names, table.obs_names))
+        if x.dtype.kind not in "biuf":
+            raise ValueError(f"its entries are {x.dtype}, and not real numbers")
     except Exception as error:  # HDF5, Zarr and AnnData each have errors of their own for a damaged file
         raise ValueError(f"{path} cannot be read as {suffix}: {error}; write it again or check the download") from error
-    return LazyExpression(x.T, names)
+    return LazyExpression(x, genes, cells)
+
+
+def _whole(block: Block) -> Block:
+    """A sparse block as it was stored; indices beyond its shape, as in a damaged file, would crash the whole process."""
+    try:
+        block.check_format(full_check=True)
+    except ValueError as error:
+        raise RuntimeError(str(error)) from None
+    return block
+
+
+@contextmanager
+def damage_said() -> Iterator[None]:
+    """An error that says what to do, where a block on disk is damaged."""
+    try:
+        yield
+    except RuntimeError as error:  # of Zarr's decompression, or from above
+        raise ValueError(
+            f"the matrix on disk cannot be read ({error}); if it is damaged, write or download it again"
+        ) from error
 
 
 def sensitivities_blockwise(layer: Layer, x: da.Array, edge_index: Tensor) -> Sensitivities:
@@ -196,6 +225,9 @@ def first_layer_blockwise(layer: Layer, x: da.Array, edge_index: Tensor) -> Tens
 
     Raises:
         TypeError, ValueError: see :func:`regnet.blockwise.sensitivities_blockwise`.
+
+    References:
+        Chapter 16 of the book.
 
     >>> layer = torch.nn.Linear(2, 1, bias=False)
     >>> layer.weight.data = torch.tensor([[0.25, 0.75]])
@@ -303,6 +335,9 @@ def dense_blocks(x: da.Array) -> da.Array:
     Returns:
         The same numbers; nothing is computed yet.
 
+    References:
+        Chapter 16 of the book.
+
     >>> dense_blocks(da.from_array(np.ones((3, 4)), chunks=(3, 2))).chunks
     ((3,), (2, 2))
     """
@@ -322,10 +357,11 @@ def _products(x: da.Array, weights: LayerWeights | ProjectedWeights) -> tuple[Te
     """x [w_self, w_neighbor]^T, (genes, 2 hidden), and the length of every row of x, in one pass."""
     (x,) = dask.optimize(x)  # so that no more is read than is needed
     # Every block is read once and used by both; the squares alone need float64, lest they overflow.
-    products, squares = dask.compute(
-        _sum_over_blocks(_block_products, x, weights),
-        _sum_over_blocks(_block_squares, x, extra=1, dtype=np.float64),
-    )
+    with damage_said():
+        products, squares = dask.compute(
+            _sum_over_blocks(_block_products, x, weights),
+            _sum_over_blocks(_block_squares, x, extra=1, dtype=np.float64),
+        )
     return torch.from_numpy(products[0]), torch.from_numpy(squares[0, :, 0]).sqrt().to(weights.w_self.dtype)
 
 

@@ -32,6 +32,9 @@ def load_checkpoint(path: str | Path) -> RegNet:
         ValueError: no checkpoint, one that holds code (which is not run), or weights that are not those of a RegNet: names
             are missing or unknown, or the shapes or dtypes do not fit together.
 
+    References:
+        Chapter 11 of the book reads the published one.
+
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     file = Path(folder) / "regnet_pretrained.pth"
@@ -54,7 +57,9 @@ def load_checkpoint(path: str | Path) -> RegNet:
     except Exception as error:  # a damaged file can fail anywhere in PyTorch's reader
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{path}: expected a PyTorch checkpoint; it is damaged or of another kind ({reason})") from None
-    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
+    if not isinstance(weights, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in weights.items()
+    ):
         holds = some([str(key) for key in weights]) if isinstance(weights, dict) else type(weights).__name__
         raise ValueError(f"{path}: expected the state dict of a RegNet, names and tensors; it holds {holds}")
     for name in (_FIRST_LAYER, _LATENT):
@@ -63,6 +68,11 @@ def load_checkpoint(path: str | Path) -> RegNet:
                 f"{path}: expected the state dict of a RegNet, with a matrix {name}; "
                 f"it holds {some([str(key) for key in weights]) or 'nothing'}"
             )
+    empty = [name for name, value in weights.items() if value.is_meta or value.layout != torch.strided]
+    if empty:
+        raise ValueError(
+            f"{path}: expected dense weights with numbers in them; {some(empty)} are sparse or on the meta device"
+        )
     dtypes = {value.dtype for value in weights.values()}
     if dtypes not in ({torch.float32}, {torch.float64}):
         got = " and ".join(sorted(map(str, dtypes)))

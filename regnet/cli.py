@@ -113,6 +113,10 @@ def pretrain(
             how = "the same command with --resume goes on" if kept.is_file() else "nothing was kept yet"
             typer.echo(f"Stopped; {how}", err=True)
             raise typer.Exit(130) from None
+        except OSError as error:
+            if kept.is_file() and not isinstance(error, BlockingIOError):
+                raise OSError(f"{error}; then the same command with --resume goes on") from error
+            raise
     table = Table("test metric", "RegNet", "degree", "structure", "|Pearson|")
     for metric in ("auroc", "auprc"):
         scores = (f"{metrics[metric + suffix]:.3f}" for suffix in ("", "_degree", "_structure", "_correlation"))
@@ -169,7 +173,9 @@ def shrinkage(
 def _check_input(name: str | None, expression: Path | None, edges: Path | None, tfs: Path | None) -> None:
     from regnet.registry import dataset_names
 
-    if name and not expression and name not in dataset_names() and (Path(name).suffix or Path(name).is_file()):
+    with _errors_in_one_line():  # of names that are too long for a file
+        is_file = bool(name) and (bool(Path(str(name)).suffix) or Path(str(name)).is_file())
+    if name and not expression and name not in dataset_names() and is_file:
         raise typer.BadParameter(
             f"{name} looks like a file, not like a data set of `regnet datasets`: use --expression {name}"
         )
@@ -184,7 +190,10 @@ def _check_input(name: str | None, expression: Path | None, edges: Path | None, 
 def _called(name: str | None, expression: Path | None) -> str:
     from regnet.files import dataset_name
 
-    return name or dataset_name(str(expression))
+    called = name or dataset_name(str(expression))
+    if called in ("", ".", ".."):
+        raise typer.BadParameter(f"no folder can be called after {expression}: give --out")
+    return called
 
 
 def _load(

@@ -86,9 +86,12 @@ def make_dataset(
         ``Data``, see :func:`load_dataset`. Names are joined by :func:`regnet.datasets.match_names`.
 
     Raises:
-        TypeError: the expression is not numeric.
+        TypeError: the expression is not of real numbers, or the edges are not pairs.
         ValueError: a gene is there twice, an entry is not finite, there is no edge, or an edge names a gene that does not
             exist or could be several; the message names it.
+
+    References:
+        Chapter 8 of the book.
 
     >>> expression = pd.DataFrame([[0.0, 1.0], [2.0, 0.5]], index=["SPI1", "LYZ"])
     >>> make_dataset(expression, [("spi1", "lyz")]).edge_index.tolist()
@@ -96,6 +99,9 @@ def make_dataset(
     """
     genes = [str(gene) for gene in expression.index]
     check_gene_names(genes)
+    unreal = [str(dtype) for dtype in expression.dtypes if dtype.kind in "cMm"]
+    if unreal:
+        raise TypeError(f"expression must be numeric, genes in rows and cells in columns; got a column of {unreal[0]}")
     try:
         values = expression.to_numpy(dtype=np.float64, copy=True)
     except (TypeError, ValueError) as error:
@@ -103,11 +109,22 @@ def make_dataset(
     x = torch.from_numpy(values).to(dtype)
     check_expression(x, "expression")
 
-    pairs = [(str(source), str(target)) for source, target in edges]
+    try:
+        pairs = [(str(source), str(target)) for source, target in edges]
+    except (TypeError, ValueError):
+        raise TypeError(
+            "edges must be pairs (regulator, target) of gene names; got entries of another kind; "
+            'give zip(table["regulator"], table["target"]) where they are columns of a table'
+        ) from None
     if not pairs:
         raise ValueError("the edge list is empty: give at least one pair (regulator, target)")
     match = match_names((name for pair in pairs for name in pair), genes)
     if match.unknown:
+        if not match.rows and match_names(match.unknown, [str(cell) for cell in expression.columns]).rows:
+            raise ValueError(
+                "the edges name columns of the expression, which should be its cells: "
+                "it must have genes in rows and cells in columns; transpose it"
+            )
         raise ValueError(
             f"the edges name genes that the expression lacks: {some(match.unknown)}; drop these edges or check the names"
         )
@@ -145,6 +162,9 @@ def match_names(names: Iterable[str], genes: Sequence[str]) -> NameMatch:
     Returns:
         :class:`regnet.datasets.NameMatch`.
 
+    References:
+        Chapter 8 of the book.
+
     >>> match_names(["LYZ", "spi1", "CD4", "cd4", "GATA1"], ["Spi1", "LYZ", "Cd4", "cd4"])
     NameMatch(rows={'LYZ': 1, 'spi1': 0, 'cd4': 3}, folded=['spi1'], unknown=['GATA1'], ambiguous=['CD4'])
     """
@@ -175,6 +195,9 @@ def index_edges(pairs: Iterable[tuple[str, str]], match: NameMatch) -> torch.Ten
     Returns:
         ``edge_index``, shape (2, edges), in the order the edges first came.
 
+    References:
+        Chapter 8 of the book.
+
     >>> match = match_names(["spi1", "SPI1", "LYZ"], genes=["Spi1", "LYZ"])
     >>> index_edges([("spi1", "LYZ"), ("SPI1", "LYZ"), ("GATA1", "LYZ")], match)
     tensor([[0],
@@ -186,20 +209,28 @@ def index_edges(pairs: Iterable[tuple[str, str]], match: NameMatch) -> torch.Ten
 
 
 def check_gene_names(names: Iterable[str]) -> None:
-    """Raise unless gene names are unique. Names that differ in case are different.
+    """Raise unless gene names are unique and can be written to a table. Names that differ in case are different.
 
     Args:
         names: one for each gene.
 
     Raises:
-        ValueError: a name occurs twice; the message names it.
+        ValueError: a name occurs twice, or holds a carriage return, which tables take for the end of a line; the message
+            names it.
+
+    References:
+        :ref:`Input that is wrong, and what happens <bad-input>`.
 
     >>> check_gene_names(["SPI1", "spi1", "SPI1"])
     Traceback (most recent call last):
         ...
     ValueError: gene names must be unique; these occur more than once: SPI1; merge or drop them
     """
-    twice = [name for name, count in Counter(map(str, names)).items() if count > 1]
+    counts = Counter(map(str, names))
+    twice = [name for name, count in counts.items() if count > 1]
+    broken = [repr(name) for name in counts if "\r" in name]
+    if broken:
+        raise ValueError(f"gene names must not hold a carriage return; got {some(broken)}; rename them")
     if twice:
         raise ValueError(f"gene names must be unique; these occur more than once: {some(twice)}; merge or drop them")
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch_geometric.nn import SAGEConv
 from torch_geometric.utils import segment
 
-from regnet.graph import RegulatorLists, check_finite, check_matrix, pick_rows
+from regnet.graph import RegulatorLists, check_device, check_finite, check_matrix, pick_rows
 from regnet.layers import (
     Layer,
     LayerWeights,
@@ -65,6 +65,7 @@ def sensitivities_on_graph(layer: Layer, x: Tensor, edge_index: Tensor) -> Sensi
     tensor([   nan, 0.2500])
     """
     check_matrix(x, sparse=True)
+    check_device(edge_index, "edge_index", x)
     graph = RegulatorLists.of(message_direction(layer, edge_index), x.size(0))
     with torch.no_grad(), evaluation_mode(layer):
         try:
@@ -128,6 +129,16 @@ def from_products(
 
     Returns:
         :class:`regnet.Sensitivities`, see :func:`regnet.sensitivities_on_graph`.
+
+    References:
+        Chapter 16 of the book.
+
+    >>> layer = torch.nn.Linear(2, 1, bias=False)
+    >>> layer.weight.data = torch.tensor([[0.25, 0.75]])
+    >>> x, graph = torch.tensor([[1.0], [3.0]]), RegulatorLists.of(torch.tensor([[0], [1]]), 2)
+    >>> weights = read_layer_on_graph(layer, x)
+    >>> from_products(weights, x @ layer.weight.detach(), x.squeeze(1), graph, again_from_delta=None).weight
+    tensor([   nan, 0.2500])
     """
     scale = torch.maximum(row_lengths, graph.mean(row_lengths[:, None]).squeeze(1))
     undefined = (graph.in_degree() == 0) | (scale == 0)  # no regulators, or silent like all of them
@@ -168,6 +179,9 @@ def message_direction(layer: Layer, edge_index: Tensor) -> Tensor:
 
     Returns:
         Edges along which the layer's messages go, shape (2, edges).
+
+    References:
+        Chapter 16 of the book.
 
     >>> message_direction(SAGEConv(2, 3, flow="target_to_source"), torch.tensor([[0], [1]])).tolist()
     [[1], [0]]
@@ -214,4 +228,5 @@ def _rows(x: Tensor, genes: Tensor) -> Tensor:
 def _sparse_row_lengths(x: Tensor) -> Tensor:
     entries = x.values()[:, None].abs()
     largest = entries.amax() if entries.any() else 1
-    return largest * segment((entries / largest).square(), x.crow_indices()).squeeze(1).sqrt()
+    length: Tensor = segment((entries / largest).square(), x.crow_indices()).squeeze(1).sqrt()
+    return largest * length

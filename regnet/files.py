@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from copy import copy
 from itertools import chain
 from math import isfinite
@@ -31,7 +31,7 @@ _HEADERS = [
     ("tf_gene", "target_gene"),
     ("from", "to"),
 ]
-_MISSING = {"", "na", "nan", "n/a", "null", "none", "."}
+_MISSING = {"", "na", "nan", "n/a", "#n/a", "null", "none", "."}
 
 
 class Expression(NamedTuple):
@@ -79,8 +79,11 @@ def read_expression(path: str | Path) -> Expression | LazyExpression:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: an unknown suffix; a damaged or empty file; rows of unequal length; an entry that is missing, not a
-            number or not finite; a gene without a name or there twice. The message says where, and how to mend it.
+        ValueError: an unknown suffix; a damaged or empty file; no header; rows of unequal length; an entry that is missing,
+            not a number or not finite; a gene without a name or there twice. The message says where, and how to mend it.
+
+    References:
+        Chapter 16 of the book; :ref:`bad-input`.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -116,14 +119,19 @@ def read_expression(path: str | Path) -> Expression | LazyExpression:
             values.append(np.array([float(entry) for entry in row[1:]]))
         except ValueError:
             raise _bad_entry(path, number, header, row) from None
-        if not np.isfinite(values[-1]).all():
+        if not np.isfinite(values[-1]).all() or "_" in "".join(row[1:]):  # see _number
             raise _bad_entry(path, number, header, row)
         names.append(row[0].strip())
     cells = header[1:]
     if not names or not cells:
         raise ValueError(
             f"{path}: expected genes in rows and cells in columns, separated by tabs, commas or semicolons; "
-            f"got {len(names)} genes and {len(cells)} cells"
+            f"got {len(names)} genes and {len(cells)} cells below the header {' '.join(header)[:80]!r}"
+        )
+    if _are_values(cells):
+        raise ValueError(
+            f"{path}: expected a header with the names of the cells; got the values of a gene, {some(header)}; "
+            "write a header above them"
         )
     _check_names(path, names)
     return Expression(np.stack(values), names, cells)
@@ -146,6 +154,9 @@ def read_edges(path: str | Path, genes: Sequence[str]) -> Edges:
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: a damaged or empty file, a line without two names, or a label other than 0 and 1.
+
+    References:
+        Chapter 16 of the book; :ref:`bad-input`.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -203,6 +214,9 @@ def read_names(path: str | Path) -> list[str]:
         FileNotFoundError: there is no such file.
         ValueError: a damaged or empty file.
 
+    References:
+        Chapter 16 of the book; :ref:`bad-input`.
+
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     file = Path(folder) / "tfs.csv"
@@ -235,7 +249,11 @@ def join_network(
         :class:`regnet.files.Network`; names are joined by :func:`regnet.datasets.match_names`.
 
     Raises:
-        ValueError: no edge is left, or no transcription factor.
+        ValueError: no edge is left, or no transcription factor; or transcription factors are among the targets and none
+            among the regulators, as where the two columns are swapped.
+
+    References:
+        Chapter 16 of the book; :ref:`bad-input`.
 
     >>> network = join_network([("spi1", "LYZ"), ("SPI1", "GATA1")], genes=["SPI1", "LYZ"])
     >>> network.edge_index.tolist(), network.notices[0]
@@ -270,6 +288,12 @@ def join_network(
                 "use the same kind of names in both"
             )
         is_tf[list(match.rows.values())] = True
+        regulators, targets = (is_tf[genes_of].any() for genes_of in edge_index)
+        if targets and not regulators:
+            raise ValueError(
+                "no regulator of the edges is a transcription factor, but targets are: the columns seem to be swapped; "
+                "name them regulator and target, or leave the transcription factors out if other genes regulate here"
+            )
         notices += _notices("transcription factors", match, "")
     return Network(edge_index, is_tf, notices)
 
@@ -282,33 +306,55 @@ def read_data(path: str | Path) -> Data:
 
     Returns:
         ``Data`` with ``x`` (genes, cells), a tensor in float64 or, from ``.h5ad`` and ``.zarr``, a Dask array; with
-        ``gene_names`` and, after the file, ``name``; from a table also ``cell_names``.
+        ``gene_names``, ``cell_names`` and, after the file, ``name``.
 
     Raises:
         FileNotFoundError, ValueError: see :func:`regnet.files.read_expression`.
+
+    References:
+        Chapter 16 of the book; :ref:`bad-input`.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     file = Path(folder) / "mine.csv"
     ...     _ = file.write_text("gene,cell\\nSPI1,2.5\\n")
     ...     read_data(file)
-    Data(x=[1, 1], gene_names=[1], name='mine', cell_names=[1])
+    Data(x=[1, 1], gene_names=[1], cell_names=[1], name='mine')
     """
-    expression = read_expression(path)
-    data = Data(x=expression.x, gene_names=expression.gene_names, name=dataset_name(path))
-    if isinstance(expression, Expression):
-        data.x, data.cell_names = torch.from_numpy(expression.x), expression.cell_names
-    return data
+    x, genes, cells = read_expression(path)
+    return Data(
+        x=torch.from_numpy(x) if isinstance(x, np.ndarray) else x,
+        gene_names=genes,
+        cell_names=cells,
+        name=dataset_name(path),
+    )
 
 
 def to_memory(data: Data) -> Data:
-    """A data set whose ``x`` is a tensor, where it was a Dask array."""
+    """A data set whose ``x`` is a tensor, where it was a Dask array.
+
+    Args:
+        data: ``x`` (genes, cells) and anything else, which stays as it is.
+
+    Returns:
+        ``data`` itself where ``x`` is a tensor; else a copy that shares all but ``x``.
+
+    Raises:
+        ValueError: the matrix on disk cannot be read, or holds an entry that is no number.
+
+    References:
+        Chapter 16 of the book.
+
+    >>> to_memory(Data(x=torch.zeros(2, 3)))
+    Data(x=[2, 3])
+    """
     if isinstance(data.x, Tensor):
         return data
-    from regnet.blockwise import dense_blocks
+    from regnet.blockwise import damage_said, dense_blocks
 
     data = copy(data)
-    data.x = torch.from_numpy(np.ascontiguousarray(dense_blocks(data.x).compute()))
+    with damage_said():
+        data.x = torch.from_numpy(np.ascontiguousarray(dense_blocks(data.x).compute()))
     return data
 
 
@@ -337,6 +383,9 @@ def add_network(data: Data, edges: str | Path, tfs: str | Path | None = None) ->
     Raises:
         FileNotFoundError, ValueError: see :func:`regnet.files.read_edges`, :func:`regnet.files.read_names` and
             :func:`regnet.files.join_network`; the message names the file.
+
+    References:
+        Chapter 16 of the book; :ref:`bad-input`.
 
     >>> import tempfile
     >>> data = Data(x=torch.rand(2, 3), gene_names=["SPI1", "LYZ"])
@@ -381,24 +430,58 @@ def _notices(of: str, match: NameMatch, consequence: str) -> list[str]:
 def _read_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Number of the line and its fields, for every line that is not blank; at least one."""
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: there is no such file; check the path")
+        raise FileNotFoundError(f"{path}: there is no such file{', but a folder' * path.is_dir()}; check the path")
     got_one = False
     try:
         with path.open("rb") as start:
             is_gzip = start.read(2) == b"\x1f\x8b"  # by its content: a suffix may be wrong
-        with (gzip.open if is_gzip else open)(path, "rt", encoding="utf-8-sig", newline="") as lines:
-            header = next((line for line in lines if line.strip()), "")
-            reader = csv.reader(chain([header], lines), delimiter=max("\t,;", key=header.count))
+        with (gzip.open if is_gzip else open)(path, "rt", encoding="utf-8-sig", newline="") as file:
+            lines = _lines_of_text(file)
+            above, header = next(((number, line) for number, line in enumerate(lines) if line.strip()), (0, ""))
+            reader = csv.reader(chain([header], lines), delimiter=max("\t,;", key=header.count), strict=True)
+            before = 0
             for row in reader:
+                if reader.line_num > before + 1:
+                    raise csv.Error("a line ends inside the quotes")
+                before = reader.line_num
                 if any(field.strip() for field in row):
                     got_one = True
-                    yield reader.line_num, row
-    except (UnicodeDecodeError, gzip.BadGzipFile, EOFError, zlib.error, csv.Error) as error:
+                    yield above + before, row
+    except csv.Error as error:
         raise ValueError(
-            f"{path}: expected text (UTF-8), plain or gzip; it is damaged or of another kind ({error})"
+            f"{path}, line {above + reader.line_num}: expected quotation marks in pairs around a field, and fields "
+            f"separated by tabs, commas or semicolons; got something else ({error}); close the mark, or change the separator"
+        ) from None
+    except (UnicodeError, gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ValueError(
+            f"{path}: expected text (UTF-8), plain or gzip; it is damaged or of another kind ({error}); "
+            "download it again, or save it as CSV in UTF-8"
         ) from None
     if not got_one:
         raise ValueError(f"{path}: expected a table; the file is empty")
+
+
+def _lines_of_text(lines: Iterable[str]) -> Iterator[str]:
+    for line in lines:
+        if "\0" in line:
+            raise UnicodeError("a NUL character, as in UTF-16 and in spreadsheets")
+        yield line
+
+
+def _number(entry: str) -> float:
+    """What an entry of a table says; Python reads 1_000 as a thousand, which no table means."""
+    if "_" in entry:
+        raise ValueError
+    return float(entry)
+
+
+def _are_values(names: list[str]) -> bool:
+    """Whether names of cells can only be numbers of a first line without a header; 0, 1, 2, ... are names of pandas."""
+    try:
+        values = [_number(name) for name in names]
+    except ValueError:
+        return False
+    return len(set(values)) < len(values) or not all(value.is_integer() for value in values)
 
 
 def _check_names(path: Path, genes: list[str]) -> None:
@@ -412,7 +495,7 @@ def _check_names(path: Path, genes: list[str]) -> None:
 
 def _is_edge(path: Path, number: int, label: str) -> bool:
     try:
-        return {0.0: False, 1.0: True}[float(label)]
+        return {0.0: False, 1.0: True}[_number(label)]
     except (ValueError, KeyError):
         raise ValueError(
             f"{path}, line {number}: expected a Label of 1 (an edge) or 0 (none); got {label!r}; "
@@ -422,12 +505,13 @@ def _is_edge(path: Path, number: int, label: str) -> bool:
 
 def _bad_entry(path: Path, number: int, header: list[str], row: list[str]) -> ValueError:
     """What is wrong with the first entry of a row that is no finite number."""
-    for cell, entry in zip(header[1:], row[1:], strict=True):
+    for number_of_cell, (cell, entry) in enumerate(zip(header[1:], row[1:], strict=True)):
         where = f"{path}, line {number}: the value of gene {row[0]!r} in column {cell!r}"
         if entry.strip().casefold() in _MISSING:
-            return ValueError(f"{where} is missing (got {entry!r}); impute it, or drop the gene or the cell")
+            hint = "; or does the line end with a separator?" if number_of_cell == len(header) - 2 else ""
+            return ValueError(f"{where} is missing (got {entry!r}); impute it, or drop the gene or the cell{hint}")
         try:
-            if not isfinite(float(entry)):
+            if not isfinite(_number(entry)):
                 return ValueError(f"{where} must be finite; got {entry!r}; impute it, or drop the gene or the cell")
         except ValueError:
             comma = " (a decimal comma?); write decimal points" if "," in entry else "; only the first column may be text"

@@ -24,6 +24,9 @@ def check_expression(x: Tensor, name: str = "x") -> None:
         TypeError, ValueError: see :func:`regnet.graph.check_matrix`; or an entry is NaN or infinite, and the message gives
             the first.
 
+    References:
+        :ref:`Input that is wrong, and what happens <bad-input>`.
+
     >>> check_expression(torch.tensor([[0.0, float("nan")]]))
     Traceback (most recent call last):
         ...
@@ -46,6 +49,9 @@ def check_matrix(x: Tensor, name: str = "x", *, sparse: bool = False) -> None:
     Raises:
         TypeError: not a tensor of float32 or float64, or a sparse one where a dense one is needed.
         ValueError: not two-dimensional.
+
+    References:
+        :ref:`Input that is wrong, and what happens <bad-input>`.
 
     >>> check_matrix(torch.zeros(3))
     Traceback (most recent call last):
@@ -77,6 +83,9 @@ def check_finite(x: Tensor, name: str = "x") -> None:
     Raises:
         ValueError: an entry is NaN or infinite.
 
+    References:
+        :ref:`Input that is wrong, and what happens <bad-input>`.
+
     >>> check_finite(torch.zeros(3, 2))
     """
     x = x.detach().to_dense()
@@ -91,14 +100,17 @@ def check_finite(x: Tensor, name: str = "x") -> None:
 
 
 def check_pair(x: Tensor, m: Tensor) -> None:
-    """Raise unless ``x`` and ``m`` are finite matrices of one shape (genes, cells) and one dtype.
+    """Raise unless ``x`` and ``m`` are finite matrices of one shape (genes, cells), one dtype and one device.
 
     Args:
-        x: expression.
-        m: neighbour means.
+        x: expression, shape (genes, cells).
+        m: neighbour means, same shape.
 
     Raises:
-        TypeError, ValueError: see :func:`check_expression`; or the shapes or dtypes differ.
+        TypeError, ValueError: see :func:`check_expression`; or the shapes, dtypes or devices differ.
+
+    References:
+        :ref:`Input that is wrong, and what happens <bad-input>`.
 
     >>> check_pair(torch.zeros(3, 2), torch.zeros(3, 1))
     Traceback (most recent call last):
@@ -107,23 +119,53 @@ def check_pair(x: Tensor, m: Tensor) -> None:
     """
     if isinstance(x, Tensor) and isinstance(m, Tensor) and x.shape != m.shape:
         raise ValueError(f"x and m must both be (genes, cells); got x {tuple(x.shape)} and m {tuple(m.shape)}")
+    check_device(m, "m", x)
     check_expression(x, "x")
     check_expression(m, "m")
     if x.dtype != m.dtype:
         raise TypeError(f"x and m must have one dtype; got x {x.dtype} and m {m.dtype}")
 
 
+def check_device(other: Tensor, name: str, x: Tensor) -> None:
+    """Raise where a tensor lies on another device than ``x``.
+
+    Args:
+        other: the tensor, any shape.
+        name: what the message calls it.
+        x: expression, shape (genes, cells).
+
+    Raises:
+        ValueError: the devices differ; the message names both.
+
+    References:
+        :ref:`Input that is wrong, and what happens <bad-input>`.
+
+    >>> check_device(torch.zeros(1, device="meta"), "m", torch.zeros(1))
+    Traceback (most recent call last):
+        ...
+    ValueError: x and m must be on one device; got x on cpu and m on meta; move one, e.g. m.to(x.device)
+    """
+    if isinstance(other, Tensor) and isinstance(x, Tensor) and other.device != x.device:
+        raise ValueError(
+            f"x and {name} must be on one device; got x on {x.device} and {name} on {other.device}; "
+            f"move one, e.g. {name}.to(x.device)"
+        )
+
+
 def check_edge_index(edge_index: Tensor, num_genes: int, name: str = "edge_index") -> None:
     """Raise unless ``edge_index`` is a non-empty integer matrix (2, edges) of genes that exist.
 
     Args:
-        edge_index: regulator in row 0, target in row 1, as in PyTorch Geometric.
+        edge_index: shape (2, edges), regulator in row 0 and target in row 1, as in PyTorch Geometric.
         num_genes: how many genes there are.
         name: what the message calls it.
 
     Raises:
         TypeError: not an integer tensor.
         ValueError: wrong shape, no edge, or a gene outside ``0 .. num_genes - 1``.
+
+    References:
+        :ref:`Input that is wrong, and what happens <bad-input>`.
 
     >>> check_edge_index(torch.tensor([[0], [7]]), num_genes=3)
     Traceback (most recent call last):
@@ -132,10 +174,14 @@ def check_edge_index(edge_index: Tensor, num_genes: int, name: str = "edge_index
     """
     if not isinstance(edge_index, Tensor) or edge_index.dtype not in (torch.int32, torch.int64):
         got = f"a tensor of {edge_index.dtype}" if isinstance(edge_index, Tensor) else type(edge_index).__name__
-        raise TypeError(f"{name} must be an integer torch.Tensor (2, edges); got {got}")
+        raise TypeError(
+            f"{name} must be an integer torch.Tensor (2, edges); got {got}; "
+            "convert it with torch.as_tensor(..., dtype=torch.long)"
+        )
     if edge_index.dim() != 2 or edge_index.size(0) != 2:
+        mend = f"; transpose it, {name}.T" if edge_index.dim() == 2 and edge_index.size(1) == 2 else ""
         raise ValueError(
-            f"{name} must be (2, edges), regulators in row 0 and targets in row 1; got shape {tuple(edge_index.shape)}"
+            f"{name} must be (2, edges), regulators in row 0 and targets in row 1; got shape {tuple(edge_index.shape)}{mend}"
         )
     if edge_index.size(1) == 0:
         raise ValueError(f"{name} is empty: no gene has a regulator, so there is nothing to shrink toward")
@@ -171,7 +217,8 @@ def in_degree(edge_index: Tensor, num_genes: int) -> Tensor:
     tensor([0, 0, 2])
     """
     check_edge_index(edge_index, num_genes)
-    return degree(edge_index[1], num_genes, dtype=torch.long)
+    count: Tensor = degree(edge_index[1], num_genes, dtype=torch.long)
+    return count
 
 
 def neighbor_mean(x: Tensor, edge_index: Tensor) -> Tensor:
@@ -199,14 +246,30 @@ def neighbor_mean(x: Tensor, edge_index: Tensor) -> Tensor:
             [2.]])
     """
     check_expression(x)
+    check_device(edge_index, "edge_index", x)
     check_edge_index(edge_index, x.size(0))
     return mean_over_regulators(x, edge_index)
 
 
 def mean_over_regulators(x: Tensor, edge_index: Tensor) -> Tensor:
-    """:func:`regnet.neighbor_mean` without its checks, for use inside a layer and under automatic differentiation."""
+    """:func:`regnet.neighbor_mean` without its checks, for use inside a layer and under automatic differentiation.
+
+    Args:
+        x: features of the genes, shape (genes, features), any unit.
+        edge_index: regulator -> target, shape (2, edges), of genes that exist.
+
+    Returns:
+        Shape, unit and dtype of ``x``; zeros for a gene without regulators.
+
+    References:
+        Section 1 of the note (chapter 1 of the book).
+
+    >>> mean_over_regulators(torch.tensor([[1.0], [3.0], [0.0]]), torch.tensor([[0, 1], [2, 2]])).T
+    tensor([[0., 0., 2.]])
+    """
     regulator, target = edge_index.long()  # scatter takes no other integers
-    return scatter(x[regulator], target, dim=0, dim_size=x.size(0), reduce="mean")
+    m: Tensor = scatter(x[regulator], target, dim=0, dim_size=x.size(0), reduce="mean")
+    return m
 
 
 @dataclass(frozen=True)
@@ -255,15 +318,18 @@ class RegulatorLists:
         """
         share = self.in_degree().clamp(min=1).to(values.dtype).reciprocal()[:, None]
         if values.dtype == torch.float32 or values.is_cuda:
-            total = F.embedding_bag(self.regulators, values, self.offsets, mode="sum", include_last_offset=True)
+            total: Tensor = F.embedding_bag(self.regulators, values, self.offsets, mode="sum", include_last_offset=True)
             return total.mul_(share)
         # In float64 on a processor the kernel above runs on one core only, and the one for sparse matrices is faster.
-        ones = torch.ones(len(self.regulators), dtype=values.dtype)
+        ones = torch.ones_like(self.regulators, dtype=values.dtype)
         size = (len(self.offsets) - 1, len(values))
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
-            lists = torch.sparse_csr_tensor(self.offsets, self.regulators, ones, size, check_invariants=False)
-        return torch.sparse.mm(lists, values, "sum").mul_(share)
+            lists = torch.sparse_csr_tensor(
+                self.offsets, self.regulators, ones, size, device=values.device, check_invariants=False
+            )
+        total = torch.sparse.mm(lists, values, "sum")
+        return total.mul_(share)
 
 
 def pick_rows(offsets: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -275,6 +341,9 @@ def pick_rows(offsets: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
 
     Returns:
         Positions of their entries, shape (entries,), and the new offsets, shape (some + 1,).
+
+    References:
+        Chapter 16 of the book.
 
     >>> pick_rows(torch.tensor([0, 2, 3, 5]), torch.tensor([2, 0]))
     (tensor([3, 4, 0, 1]), tensor([0, 2, 4]))
@@ -314,7 +383,7 @@ def rewire(edge_index: Tensor, seed: int = 0, swaps_per_edge: int = 10) -> Tenso
     regulators, targets = edge_index.tolist()
     present = set(zip(regulators, targets, strict=True))
     generator = torch.Generator().manual_seed(seed)
-    attempts = torch.randint(len(targets), (swaps_per_edge * len(targets), 2), generator=generator)
+    attempts = torch.randint(len(targets), (swaps_per_edge * len(targets), 2), generator=generator, device="cpu")
     for first, second in attempts.tolist():
         a, b, c, d = regulators[first], targets[first], regulators[second], targets[second]
         if a == d or c == b or (a, d) in present or (c, b) in present:

@@ -24,6 +24,7 @@ from torch.nn.parameter import is_lazy
 from torch_geometric.nn import SAGEConv
 from torch_geometric.nn.aggr import MeanAggregation
 
+from regnet.graph import check_device
 from regnet.model import MLPAggregator
 
 Layer = Callable[[Tensor, Tensor], Tensor] | Module
@@ -158,6 +159,9 @@ def as_function(layer: Layer) -> Callable[[Tensor, Tensor], Tensor]:
         UnreadableLayerError: a layer that is no function of ``x`` and ``m``: another graph layer, a ``SAGEConv`` that
             aggregates otherwise than by the mean or projects before it, or a lazy module that has not seen data yet.
 
+    References:
+        Section 3 of the note (chapter 3 of the book).
+
     >>> as_function(SAGEConv(3, 2))(torch.ones(5, 3), torch.zeros(5, 3)).shape
     torch.Size([5, 2])
     """
@@ -195,6 +199,9 @@ def read_layer(layer: Layer, x: Tensor) -> LayerWeights:
         TypeError: the weights have another dtype than ``x``.
         ValueError: the weights have another width than ``x``.
 
+    References:
+        Section 3 of the note (chapter 3 of the book).
+
     >>> read_layer(torch.nn.Linear(4, 3), torch.zeros(1, 2)).w_self.shape
     torch.Size([3, 2])
     """
@@ -223,13 +230,16 @@ def read_layer_on_graph(layer: Layer, x: Tensor) -> LayerWeights | ProjectedWeig
 
     Args:
         layer: one of the kinds at the top of this module.
-        x: see :func:`regnet.layers.read_layer`.
+        x: expression, shape (genes, features).
 
     Returns:
         The weights, detached.
 
     Raises:
         TypeError, ValueError: see :func:`regnet.layers.read_layer`; or the layer projects and normalises.
+
+    References:
+        Chapter 16 of the book.
 
     >>> read_layer_on_graph(SAGEConv(2, 3, project=True), torch.zeros(1, 2)).w_neighbor.shape
     torch.Size([2, 2])
@@ -250,7 +260,7 @@ def read_layer_on_graph(layer: Layer, x: Tensor) -> LayerWeights | ProjectedWeig
 
 
 def check_parameters(layer: Layer, x: Tensor) -> None:
-    """Raise unless the layer's weights, where it has any, are finite and of the dtype of ``x``.
+    """Raise unless the layer's weights, where it has any, are finite and of the dtype and device of ``x``.
 
     Args:
         layer: any layer.
@@ -258,11 +268,12 @@ def check_parameters(layer: Layer, x: Tensor) -> None:
 
     Raises:
         TypeError: another dtype; the message names both.
-        ValueError: a weight is NaN or infinite; the message names the parameter.
+        ValueError: a weight is NaN or infinite; the message names the parameter. Or it is on another device.
 
     >>> check_parameters(torch.nn.Linear(4, 3), torch.zeros(1, 2))
     """
     for name, weight in layer.named_parameters() if isinstance(layer, Module) else ():
+        check_device(weight, "the layer", x)
         if weight.numel() and not torch.stack(torch.aminmax(weight.detach())).isfinite().all():
             raise ValueError(
                 f"the layer's weights must be finite; {name} has entries that are not: did its training diverge?"
@@ -380,9 +391,11 @@ def _read_sage(conv: SAGEConv) -> LayerWeights:
 def _root(conv: SAGEConv) -> Tensor:
     """The weight on the gene itself; zeros where the layer has none."""
     if conv.root_weight:
-        return conv.lin_r.weight.detach()
+        weight: Tensor = conv.lin_r.weight
+        return weight.detach()
     width = conv.lin.weight.size(1) if conv.project else conv.lin_l.weight.size(1)
-    return conv.lin_l.weight.new_zeros(conv.lin_l.weight.size(0), width)
+    zeros: Tensor = conv.lin_l.weight.new_zeros(conv.lin_l.weight.size(0), width)
+    return zeros
 
 
 def _bias(linear: Linear) -> Tensor:

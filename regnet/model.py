@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from regnet.graph import mean_over_regulators
+from regnet.graph import check_edge_index, mean_over_regulators
 from regnet.structure import NUM_FEATURES, pair_features
 
 
@@ -26,7 +26,8 @@ class MLPAggregator(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(2 * in_channels, out_channels), nn.ReLU(), nn.Linear(out_channels, out_channels))
 
     def forward(self, x: Tensor, m: Tensor) -> Tensor:
-        return self.mlp(torch.cat([x, m], dim=-1))
+        h: Tensor = self.mlp(torch.cat([x, m], dim=-1))
+        return h
 
 
 class SAGELayer(nn.Module):
@@ -40,7 +41,8 @@ class SAGELayer(nn.Module):
         self.agg = MLPAggregator(in_channels, out_channels)
 
     def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
-        return self.agg(x, mean_over_regulators(x, edge_index))
+        h: Tensor = self.agg(x, mean_over_regulators(x, edge_index))
+        return h
 
 
 class GraphSAGE(nn.Module):
@@ -82,7 +84,8 @@ class GatedAttention(nn.Module):
         scores = self.query(h) @ self.key(h).T / h.size(-1) ** 0.5
         attended = scores.softmax(dim=-1) @ self.value(h)
         gate = self.gate(torch.cat([h, attended], dim=-1))
-        return self.out_proj(gate * attended + (1 - gate) * h)
+        out: Tensor = self.out_proj(gate * attended + (1 - gate) * h)
+        return out
 
 
 class GaussianEncoder(nn.Module):
@@ -105,7 +108,8 @@ class Decoder(nn.Module):
         self.decoder = nn.Sequential(nn.Linear(latent_channels, channels), nn.ReLU(), nn.Linear(channels, channels))
 
     def forward(self, z: Tensor) -> Tensor:
-        return self.decoder(z)
+        h: Tensor = self.decoder(z)
+        return h
 
 
 class VAE(nn.Module):
@@ -199,7 +203,13 @@ class RegNet(nn.Module):
         Returns:
             :class:`regnet.model.RegNetOutput`; in training mode the reconstruction starts from a random draw of the latent
             normal, in evaluation mode from its mean.
+
+        Raises:
+            TypeError, ValueError: see :func:`regnet.graph.check_edge_index`; an empty graph is taken.
         """
+        for name, edges in (("edge_index", edge_index), ("pairs", pairs)):
+            if edges.numel():  # an index below zero would count from the last gene
+                check_edge_index(edges, x.size(0), name)
         hidden = self.attention(self.graphsage(x, edge_index))
         mu, logvar = self.vae.encoder(hidden)
         z = mu + torch.randn_like(mu) * (logvar / 2).exp() if self.training else mu

@@ -12,6 +12,8 @@ from typing import NamedTuple
 import pooch
 
 _REGISTRY = files("regnet") / "registry.txt"
+_TIMEOUT = 30
+"""Seconds without a byte after which a server is given up."""
 
 
 class DatasetInfo(NamedTuple):
@@ -32,6 +34,12 @@ class DatasetInfo(NamedTuple):
 def dataset_names() -> list[str]:
     """Names that :func:`regnet.load_dataset` takes.
 
+    Returns:
+        ``pbmc68k``, then the benchmark networks, cells and kind of network joined by a hyphen.
+
+    References:
+        The reproducibility page of the book.
+
     >>> dataset_names()[:3]
     ['pbmc68k', 'mesc-lofgof', 'mesc-non-specific']
     """
@@ -44,6 +52,9 @@ def list_datasets() -> list[DatasetInfo]:
     Returns:
         One :class:`regnet.registry.DatasetInfo` for each of :func:`regnet.dataset_names`, in their order. A file counts as
         present where it has the registered size; its checksum is for :func:`regnet.registry.fetch` to compare.
+
+    References:
+        The reproducibility page of the book.
 
     >>> list_datasets()[0]
     DatasetInfo(name='pbmc68k', shape='765 x 350', edges='1025', origin='10x Genomics', place='part of scanpy')
@@ -68,6 +79,12 @@ def list_datasets() -> list[DatasetInfo]:
 def networks() -> dict[str, tuple[str, str, str]]:
     """Name of a benchmark data set -> its files: expression, network and transcription factors.
 
+    Returns:
+        Names in the registry of the three files of every data set, whether they are there or not.
+
+    References:
+        Pratapa et al. (2020) and Chen and Liu (2022); chapter 12 of the book.
+
     >>> networks()["mesc-lofgof"]
     ('mESC/expression.csv.gz', 'mESC/lofgof/network.csv', 'mESC/lofgof/tfs.csv')
     """
@@ -89,11 +106,16 @@ def fetch(file: str) -> Path:
         file: its name in the registry, e.g. ``"published-checkpoint/regnet_pretrained.pth"``.
 
     Returns:
-        Path of a file whose SHA-256 is the registered one.
+        Path of a file whose SHA-256 is the registered one. Several processes may ask for it at once.
 
     Raises:
         ValueError: the file is not registered or its checksum is wrong.
         FileNotFoundError: ``REGNET_DATA_DIR`` is set and lacks the file.
+        OSError: the download failed twice: the server cannot be reached, lacks the file, breaks off or is silent for 30
+            seconds; or the cache cannot be written to. Nothing of the file is kept.
+
+    References:
+        The reproducibility page of the book.
 
     >>> fetch("mESC/nothing.csv")
     Traceback (most recent call last):
@@ -105,7 +127,7 @@ def fetch(file: str) -> Path:
         raise ValueError(f"{file!r} is not a registered file; see regnet/registry.txt")
     folder = os.environ.get("REGNET_DATA_DIR")
     if not folder:
-        return Path(source.fetch(file))
+        return _download(source, file)
     path = Path(folder) / file
     if not path.is_file():
         raise FileNotFoundError(
@@ -116,6 +138,19 @@ def fetch(file: str) -> Path:
     if got != expected:
         raise ValueError(f"{path} has the SHA-256 {got}, expected {expected}: it is damaged or another version; replace it")
     return path
+
+
+def _download(source: pooch.Pooch, file: str) -> Path:
+    mend = "nothing of it was kept; try again later, or put it into a folder that REGNET_DATA_DIR names"
+    try:
+        # Made here, because pooch fails where two processes make it at once.
+        (source.abspath / file).parent.mkdir(parents=True, exist_ok=True)
+        return Path(source.fetch(file, downloader=pooch.HTTPDownloader(timeout=_TIMEOUT)))
+    except OSError as error:
+        address = source.get_url(file)
+        raise OSError(f"{file} could not be downloaded from {address} to {source.abspath} ({error}); {mend}") from error
+    except ValueError as error:
+        raise ValueError(f"{file} is not what was registered ({error}); {mend}") from error
 
 
 def _rows() -> list[list[str]]:
@@ -135,6 +170,7 @@ def _pooch() -> pooch.Pooch:
         base_url="",
         registry={file: digest for file, digest, _, _ in rows},
         urls={file: address for file, _, address, _ in rows},
+        retry_if_failed=1,
     )
 
 

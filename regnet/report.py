@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -20,6 +23,13 @@ from regnet.engine import sensitivities_on_graph
 from regnet.graph import in_degree
 from regnet.layers import Layer
 from regnet.model import MLPAggregator, RegNet, SAGELayer
+
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows, where two runs into one folder are not told apart
+    fcntl = None  # type: ignore[assignment]
+
+_SCRATCH = ".writing-"
 
 SHRINKAGE_FILES = ("shrinkage.csv", "shrinkage_vs_degree.png", "shrinkage_hist.png", "shrinkage_vs_expr.png")
 """What :func:`regnet.report.write_shrinkage` writes."""
@@ -43,6 +53,9 @@ def shrinkage_table(layer: Layer, data: Data, edge_index: Tensor | None = None) 
 
     Raises:
         TypeError, ValueError: see :func:`regnet.sensitivities_on_graph`.
+
+    References:
+        Section 8 of the note (chapter 8 of the book).
 
     >>> data = Data(x=torch.tensor([[1.0], [3.0]]), edge_index=torch.tensor([[0], [1]]), gene_names=["A", "B"],
     ...             is_tf=torch.tensor([True, False]))
@@ -86,6 +99,9 @@ def model_table(model: RegNet, data: Data, layer: int = 0) -> pd.DataFrame:
     Raises:
         ValueError: there is no such layer, or the model was trained on another number of cells.
 
+    References:
+        Chapter 15 of the book.
+
     >>> data = Data(x=torch.rand(4, 3), edge_index=torch.tensor([[0, 0], [1, 2]]), gene_names=list("ABCD"),
     ...             is_tf=torch.tensor([True, False, False, False]))
     >>> model_table(RegNet(3).eval(), data, layer=1)["w_eff"].isna().tolist()
@@ -122,7 +138,8 @@ def write_report(out_dir: str | Path, model: RegNet, data: Data, edge_index: Ten
     """Write a trained model, its metrics, its graph, its shrinkage table and the note's three figures into a folder.
 
     ``train_edges.csv`` holds the graph by name, with the columns ``TF`` and ``Target``. Every file is first written whole
-    beside its place and then moved there, so that none is ever half there.
+    beside its place and then moved there, so that none is ever half there; a kill may leave a folder ``.writing-*``, which
+    the next :func:`regnet.pretrain` or :func:`regnet.report.write_shrinkage` into the folder removes.
 
     Args:
         out_dir: the folder; made where it does not exist.
@@ -132,7 +149,10 @@ def write_report(out_dir: str | Path, model: RegNet, data: Data, edge_index: Ten
         metrics: what goes into ``metrics.json``.
 
     Raises:
-        OSError: the folder cannot be made or written to; what was there stays as it was.
+        OSError: the folder cannot be made or written to, or its disk is full; what was there stays as it was.
+
+    References:
+        Section 8 of the note (chapter 8 of the book).
 
     >>> data = Data(x=torch.rand(4, 3))
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -149,7 +169,7 @@ def write_report(out_dir: str | Path, model: RegNet, data: Data, edge_index: Ten
     table = shrinkage_table(_aggregator(model, 0), named, edge_index)
     names = np.array(named.gene_names)
     with _written_whole(out_dir) as unfinished:
-        torch.save(model.state_dict(), unfinished / "regnet_pretrained.pth")
+        save(model.state_dict(), unfinished / "regnet_pretrained.pth")
         (unfinished / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
         train_edges = {"TF": names[edge_index[0].cpu()], "Target": names[edge_index[1].cpu()]}
         pd.DataFrame(train_edges).to_csv(unfinished / "train_edges.csv", index=False)
@@ -164,9 +184,20 @@ def write_shrinkage(out_dir: str | Path, table: pd.DataFrame) -> None:
         table: from :func:`regnet.shrinkage_table`.
 
     Raises:
-        OSError: the folder cannot be made or written to; what was there stays as it was.
+        BlockingIOError: another run is writing to the folder.
+        OSError: the folder cannot be made or written to, or its disk is full; what was there stays as it was.
+
+    References:
+        Section 8 of the note (chapter 8 of the book).
+
+    >>> weights = {"gene": ["SPI1", "LYZ"], "in_degree": [0, 1], "mean_expression": [0.2, 1.0], "is_tf": [True, False],
+    ...            "w_eff": [np.nan, 0.4], "S_x": [np.nan, 2.0], "S_m": [np.nan, 3.0]}
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_shrinkage(folder, pd.DataFrame(weights))
+    ...     print(sorted(file.name for file in Path(folder).iterdir())[:2])
+    ['shrinkage.csv', 'shrinkage_hist.png']
     """
-    with _written_whole(out_dir) as unfinished:
+    with alone(out_dir), _written_whole(out_dir) as unfinished:
         _write_table(unfinished, table)
 
 
@@ -178,6 +209,9 @@ def undefined_genes(table: pd.DataFrame) -> dict[str, int]:
 
     Returns:
         Reason -> number of genes; reasons that no gene has are left out.
+
+    References:
+        Section 8 of the note (chapter 8 of the book).
 
     >>> weights = {"in_degree": [0, 1, 2, 2], "S_x": [np.nan, np.nan, 0, 1], "w_eff": [np.nan, np.nan, np.nan, 0.5]}
     >>> undefined_genes(pd.DataFrame(weights))
@@ -198,14 +232,91 @@ def _write_table(folder: Path, table: pd.DataFrame) -> None:
 
 
 @contextmanager
+def alone(out_dir: str | Path) -> Iterator[None]:
+    """A folder that no other run writes to meanwhile; what killed runs left half written in it is removed.
+
+    The lock is the kernel's, on the folder itself: it ends with the process, however that ends, and is no file.
+
+    Args:
+        out_dir: the folder; made where it does not exist.
+
+    Raises:
+        BlockingIOError: another run is writing to the folder.
+        OSError: the folder cannot be made or written to.
+    """
+    out_dir = Path(out_dir)
+    with with_advice(out_dir):
+        out_dir.mkdir(parents=True, exist_ok=True)
+        handle = os.open(out_dir, os.O_RDONLY) if fcntl else None
+    try:
+        if handle is not None:
+            _lock(handle, out_dir)
+        with with_advice(out_dir):
+            for left in out_dir.glob(f"{_SCRATCH}*"):
+                shutil.rmtree(left)
+            with tempfile.TemporaryDirectory(dir=out_dir, prefix=_SCRATCH):
+                pass  # a folder that cannot be written to is found now, and not after the work
+        yield
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+def _lock(handle: int, folder: Path) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise BlockingIOError(
+            f"another run is writing to {folder}; wait until it has ended, or give another folder (--out)"
+        ) from None
+    except OSError:  # some network disks have no locks
+        pass
+
+
+@contextmanager
+def with_advice(folder: Path) -> Iterator[None]:
+    """Turn the failure of a write into a message that names the folder and says what can be done.
+
+    Args:
+        folder: where is written.
+
+    Raises:
+        OSError: of the same kind as the failure.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise type(error)(
+            f"cannot write to {folder} ({error.strerror or error}); make room there or make it writable, or give another "
+            "folder (--out); earlier outputs are as they were"
+        ) from error
+
+
+def save(content: Any, path: Path) -> None:
+    """``torch.save``, whose own writer meets a full disk with a RuntimeError that does not say so.
+
+    Args:
+        content: what ``torch.save`` takes.
+        path: the file.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    path.write_bytes(buffer.getbuffer())
+
+
+@contextmanager
 def _written_whole(out_dir: str | Path) -> Iterator[Path]:
     """A folder whose files are moved to ``out_dir`` at the end, if nothing failed."""
     out_dir = Path(out_dir)
-    out_dir.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out_dir, prefix=".writing-") as scratch:
-        yield Path(scratch)
-        for file in Path(scratch).iterdir():
-            file.replace(out_dir / file.name)
+    with with_advice(out_dir):
+        out_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=out_dir, prefix=_SCRATCH) as scratch:
+            yield Path(scratch)
+            for file in Path(scratch).iterdir():
+                file.replace(out_dir / file.name)
 
 
 def _aggregator(model: RegNet, layer: int) -> MLPAggregator:
@@ -217,4 +328,5 @@ def _mean_expression(data: Data) -> np.ndarray:
         return data.x.detach().mean(dim=1).cpu().numpy()
     from regnet.blockwise import dense_blocks
 
-    return dense_blocks(data.x).mean(axis=1).compute()
+    mean: np.ndarray = dense_blocks(data.x).mean(axis=1).compute()
+    return mean

@@ -6,10 +6,10 @@ import hashlib
 import logging
 import math
 import signal
-import tempfile
 import warnings
 from collections import defaultdict
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from torch_geometric.data import Data
 from regnet.datasets import check_gene_names
 from regnet.graph import check_edge_index, check_expression, in_degree
 from regnet.model import RegNet
-from regnet.report import write_report
+from regnet.report import alone, save, with_advice, write_report
 from regnet.structure import pair_features
 
 PLAIN = {"hidden_share": 0.0, "structural": False}
@@ -87,6 +87,9 @@ def split_edges(edge_index: Tensor, num_genes: int, seed: int = 0) -> EdgeSplit:
     Raises:
         TypeError, ValueError: see :func:`regnet.graph.check_edge_index`.
 
+    References:
+        Section 3 of the note; chapter 7 of the book.
+
     >>> split = split_edges(torch.tensor([[0] * 10, range(1, 11)]), num_genes=21)
     >>> split.train_edges.size(1), split.val_edges.size(1), split.test_edges.size(1)
     (6, 1, 3)
@@ -137,9 +140,10 @@ def pretrain(
     edge that carried messages would give itself away. The score has a structural term, which starts as the logistic
     regression on :func:`regnet.structure.pair_features`.
 
-    With an output folder the training survives being killed at any moment: after every epoch all that it needs is kept in
-    ``out_dir/training/last.ckpt``, and with ``resume=True`` it goes on from there to exactly the result that it would have
-    had without the break, given the same versions and number of threads. The file is removed once the outputs are written.
+    With an output folder the training survives being killed at any moment: at its start and after every epoch all that it
+    needs is kept in ``out_dir/training/last.ckpt``, and with ``resume=True`` it goes on from there to exactly the result
+    that it would have had without the break, given the same versions and number of threads. The file is removed once the
+    outputs are written. While one run writes to a folder, a second one into it is refused.
 
     Args:
         data: ``x`` (genes, cells), ``edge_index`` (regulator -> target), and for ``out_dir`` also ``gene_names`` and
@@ -153,7 +157,7 @@ def pretrain(
             note's three figures; files of these names are replaced. Nothing is written where it is None.
         progress: show a bar over the epochs, with the validation AUPRC, on the standard error stream.
         resume: go on with the training kept in ``out_dir``, or begin where none is kept. Without it, a training kept there
-            is discarded and begun again.
+            is replaced by the new one as soon as that begins.
 
     Returns:
         :class:`Pretrained`.
@@ -163,7 +167,9 @@ def pretrain(
             one each for validation and test; or a training is to be resumed without ``out_dir``, with another seed, other
             options or other data than before, with fewer epochs than it has done, or from a file that is none (all before
             any training); or training diverges, as on raw counts.
-        OSError: the output folder cannot be written to (before any training).
+        BlockingIOError: another run is writing to the output folder.
+        OSError: the output folder cannot be written to (found before any training where it can be), or its disk is full;
+            earlier outputs stay as they were, and what was kept can be resumed.
         KeyboardInterrupt: stopped with Ctrl-C; what was kept can be resumed.
         SystemExit: stopped with SIGTERM, at the end of the epoch; what was kept can be resumed.
 
@@ -202,40 +208,29 @@ def pretrain(
         "expression": _digest(data.x),
         "edges": _digest(data.edge_index),
     }
-    kept = None
-    if out_dir is not None:
-        kept = Path(out_dir) / "training" / "last.ckpt"
-        resume = resume and kept.is_file()
-        if resume:
+    with _kept_in(out_dir) as kept:
+        goes_on = kept is not None and resume and kept.is_file()
+        if kept is not None and goes_on:
             _check_kept(kept, settings, max_epochs)
-        Path(out_dir).mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=out_dir, prefix=".writing-"):
-            pass  # a folder that cannot be written to is found now, not after the training
-        if not resume:  # else, killed in its first epoch, the new training would be resumed as the old one
-            kept.unlink(missing_ok=True)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            task = EdgePrediction(_draw(data.x, structural), data.x.detach(), split, hidden_share)
+            keep = Keep(kept, settings)
+            _fit(task, keep, max_epochs, progress, goes_on)
+        task.model.load_state_dict(keep.best["weights"])
 
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        task = EdgePrediction(_draw(data.x, structural), data.x.detach(), split, hidden_share)
-        keep = Keep(kept, settings)
-        _fit(task, keep, max_epochs, progress, resume)
-    task.model.load_state_dict(keep.best["weights"])
-
-    model = task.model.eval()
-    metrics = evaluate(model, data.x.detach(), split) | {
-        "seed": seed,
-        "epochs": max_epochs,
-        "best_epoch": keep.best["epoch"],
-    }
-    metrics["genes_without_regulators"] = int((in_degree(split.train_edges, data.x.size(0)) == 0).sum())
-    result = Pretrained(model, split.train_edges, split, metrics)
-    if kept is not None:
-        write_report(kept.parents[1], model, data, result.edge_index, metrics)
-        kept.unlink()
-        _unfinished(kept).unlink(missing_ok=True)
-        with suppress(OSError):  # somebody's own files in it
-            kept.parent.rmdir()
-    return result
+        model = task.model.eval()
+        metrics = evaluate(model, data.x.detach(), split) | {
+            "seed": seed,
+            "epochs": max_epochs,
+            "best_epoch": keep.best["epoch"],
+        }
+        metrics["genes_without_regulators"] = int((in_degree(split.train_edges, data.x.size(0)) == 0).sum())
+        if kept is not None:
+            write_report(kept.parents[1], model, data, split.train_edges, metrics)
+            _unfinished(kept).unlink(missing_ok=True)
+            kept.unlink()  # the last of all: while it is there, the training is not finished
+    return Pretrained(model, split.train_edges, split, metrics)
 
 
 def untrained(x: Tensor, seed: int = 0) -> RegNet:
@@ -275,6 +270,9 @@ def evaluate(model: RegNet, x: Tensor, split: EdgeSplit) -> dict[str, float]:
         ``auroc`` and ``auprc``, both also with the suffixes ``_degree``, ``_structure`` and ``_correlation``, ``positives``
         (share of edges among the test pairs: the AUPRC of guessing) and the numbers of training, validation and test edges.
 
+    References:
+        Chapter 7 of the book.
+
     >>> split = split_edges(torch.tensor([[0] * 10, range(1, 11)]), num_genes=30)
     >>> evaluate(RegNet(5).eval(), torch.rand(30, 5), split)["test_edges"]
     3
@@ -308,6 +306,9 @@ def fit_structure(split: EdgeSplit, num_genes: int) -> LogisticRegression:
     Returns:
         The fitted regression; both classes weigh the same in it.
 
+    References:
+        Chapters 7 and 12 of the book.
+
     >>> split = split_edges(torch.tensor([[0] * 10, range(1, 11)]), num_genes=30)
     >>> fit_structure(split, 30).coef_.shape
     (1, 5)
@@ -320,7 +321,7 @@ def fit_structure(split: EdgeSplit, num_genes: int) -> LogisticRegression:
     )
 
 
-class EdgePrediction(L.LightningModule):
+class EdgePrediction(L.LightningModule):  # type: ignore[misc]  # Lightning is not followed
     """One epoch is one step on the whole graph, with some of its edges hidden."""
 
     def __init__(self, model: RegNet, x: Tensor, split: EdgeSplit, hidden_share: float = 0.3) -> None:
@@ -355,7 +356,7 @@ class EdgePrediction(L.LightningModule):
         classification = F.binary_cross_entropy_with_logits(out.logits, _labels(edges, non_edges).to(out.logits))
         divergence = -0.5 * (1 + out.logvar - out.mu**2 - out.logvar.exp()).mean()
         reconstruction = F.mse_loss(out.reconstruction, out.hidden)
-        loss = classification + 1e-2 * divergence + 0.1 * reconstruction
+        loss: Tensor = classification + 1e-2 * divergence + 0.1 * reconstruction
         self.log("loss", loss, batch_size=1)
         return loss
 
@@ -377,16 +378,21 @@ class EdgePrediction(L.LightningModule):
         return torch.optim.Adam(self.parameters(), lr=1e-3)
 
 
-class Keep(L.Callback):
+class Keep(L.Callback):  # type: ignore[misc]
     """The weights of the best epoch and, where there is a path, after every epoch all that a training needs to go on.
 
-    One file holds both, so that a kill cannot leave the weights of one epoch beside the state of another.
+    One file holds both, so that a kill cannot leave the weights of one epoch beside the state of another. It is there from
+    the start: a training that replaces a finished one and is killed in its first epoch must not be taken for that one.
     """
 
     def __init__(self, path: Path | None, settings: dict[str, Any]) -> None:
         self.path = path
         self.settings = settings
         self.best: dict[str, Any] = {"auprc": -math.inf}
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: EdgePrediction) -> None:
+        if self.path is not None and trainer.global_step == 0:
+            trainer.save_checkpoint(self.path, weights_only=False)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: EdgePrediction) -> None:
         auprc = float(trainer.callback_metrics["val_auprc"])
@@ -404,7 +410,7 @@ class Keep(L.Callback):
         torch.set_rng_state(checkpoint["regnet"]["random_state"])
 
 
-class WriteBeside(TorchCheckpointIO):
+class WriteBeside(TorchCheckpointIO):  # type: ignore[misc]
     """Writes a file whole beside its place, then moves it there.
 
     Lightning's own writes in the folder of temporary files; where that is another disk the move is a copy, which a kill
@@ -413,12 +419,16 @@ class WriteBeside(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         unfinished = _unfinished(Path(path))
-        unfinished.parent.mkdir(exist_ok=True)
-        torch.save(checkpoint, unfinished)
-        unfinished.replace(path)
+        with with_advice(unfinished.parent):
+            try:
+                save(checkpoint, unfinished)
+                unfinished.replace(path)
+            except OSError:
+                unfinished.unlink(missing_ok=True)
+                raise
 
 
-class ShowEpochs(L.Callback):
+class ShowEpochs(L.Callback):  # type: ignore[misc]
     """One bar over all epochs: Lightning's own is over the batches of an epoch, of which there is one."""
 
     def __init__(self) -> None:
@@ -461,6 +471,23 @@ def _digest(values: Tensor) -> str:
     return digest.hexdigest()
 
 
+@contextmanager
+def _kept_in(out_dir: str | Path | None) -> Iterator[Path | None]:
+    """The file that keeps the training, in a folder that is this run's alone; None where there is no folder."""
+    if out_dir is None:
+        yield None
+        return
+    kept = Path(out_dir) / "training" / "last.ckpt"
+    with alone(out_dir):
+        with with_advice(kept.parent):
+            kept.parent.mkdir(exist_ok=True)
+        try:
+            yield kept
+        finally:
+            with suppress(OSError):  # the training is kept in it, or somebody's own files
+                kept.parent.rmdir()
+
+
 def _unfinished(path: Path) -> Path:
     return path.with_suffix(".unfinished")
 
@@ -469,7 +496,7 @@ def _check_kept(path: Path, settings: dict[str, Any], max_epochs: int) -> None:
     """Raise unless the file keeps a training of these settings that has not done more epochs."""
     try:
         checkpoint = torch.load(path, weights_only=True, map_location="cpu")
-        before, done = checkpoint["regnet"]["settings"], int(checkpoint["epoch"]) + 1
+        before, done = checkpoint["regnet"]["settings"], int(checkpoint["global_step"])  # one step an epoch
     except OSError:
         raise
     except Exception as error:  # torch raises all kinds on a file that is none of its own

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import integrate, optimize, stats
 
-from regnet.bayes import james_stein_weight, posterior_mean, posterior_weight, prior_variance
+from regnet.bayes import james_stein_weight, noise_variance, posterior_mean, posterior_weight, prior_variance
 
 NAN, INF = float("nan"), float("inf")
 
@@ -61,6 +61,60 @@ def test_weight_broadcasts_and_keeps_the_dtype():
     assert posterior_weight(1.0, torch.ones(2, dtype=torch.float64)).dtype == torch.float64
     assert posterior_weight(torch.ones(2, dtype=torch.float32), 1.0).dtype == torch.float32
     assert posterior_weight(1, 3).item() == 0.75
+
+
+def test_a_number_takes_the_precision_of_the_tensor_beside_it(normal):
+    x, m, tenth = normal(3, 6), normal(3, 6), double(0.1)
+    assert torch.equal(posterior_weight(double([1.0]), 0.1), posterior_weight(double([1.0]), tenth))
+    assert torch.equal(posterior_mean(x, m, 0.1), posterior_mean(x, m, tenth))
+    assert torch.equal(prior_variance(x, m, 0.1), prior_variance(x, m, tenth))
+    assert torch.equal(james_stein_weight(x, m, 0.1), james_stein_weight(x, m, tenth))
+    assert torch.equal(posterior_weight(np.array([1.0]), 0.1), posterior_weight(double([1.0]), tenth))
+    assert posterior_weight(torch.ones(2, dtype=torch.float16), 1.0).dtype == torch.float32
+
+
+def test_a_default_device_other_than_that_of_the_data_changes_nothing(normal):
+    x, m, noise = normal(3, 6), normal(3, 6), normal(3, 6).exp()
+
+    def results():
+        return (
+            posterior_weight(noise, 0.5),
+            posterior_weight(0.5, noise),
+            posterior_mean(x, m, 0.3),
+            prior_variance(x, m, 0.2),
+            prior_variance(x, m, noise),
+            james_stein_weight(x, m, 0.2),
+        )
+
+    expected = results()
+    with torch.device("meta"):  # the default for new tensors, as a graphics card may be
+        got = results()
+    for one, other in zip(got, expected, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_messages_name_the_argument_and_its_rule():
+    x = torch.zeros(2, 3)
+    for call, message in (
+        (lambda: posterior_weight(-1.0, 1.0), "noise_var must not be negative or NaN; got -1.0"),
+        (lambda: posterior_weight(1.0, -1.0), "prior_var must not be negative or NaN; got -1.0"),
+        (lambda: posterior_mean(x, x, torch.ones(3)), "weight must be a scalar, one per gene (2,) or one per entry (2, 3)"),
+        (lambda: prior_variance(x, x, -1.0), "noise_var must not be negative, NaN or infinite; got -1.0"),
+        (
+            lambda: prior_variance(x, x, torch.ones(3)),
+            "noise_var must be a scalar, one per gene (2,) or one per entry (2, 3)",
+        ),
+        (lambda: prior_variance(x[:, :0], x[:, :0], 1.0), "prior_variance needs at least one cell; got x with 0 cells"),
+        (lambda: noise_variance(x[:, :0], x[:, :0]), "noise_variance needs at least one cell; got x1 with 0 cells"),
+        (lambda: james_stein_weight(x, x, INF), "noise_var must not be negative, NaN or infinite; got inf"),
+        (
+            lambda: james_stein_weight(x, x, 1.0, fitted=-1),
+            "fitted is a number of parameters and must not be negative; got -1",
+        ),
+    ):
+        with pytest.raises(ValueError) as caught:
+            call()
+        assert str(caught.value).split("; got shape")[0] == message
 
 
 @pytest.mark.parametrize(
@@ -282,6 +336,45 @@ def test_prior_variance_recovers_the_truth(truth, varying):
         assert abs(got.mean() - truth) < 5 * standard_error.mean() / np.sqrt(genes)
     else:  # half the estimates lie on the boundary
         assert stats.binomtest(int((got == 0).sum()), genes, 0.5).pvalue > 1e-4
+
+
+@pytest.mark.parametrize("truth", [0.0, 0.1, 0.5])
+def test_the_cut_at_zero_adds_what_the_chi_square_distribution_says(truth):
+    """Mean and share of zeros of max(0, q - 1), where S q / (1 + tau^2) is chi-square: each within four standard errors."""
+    genes, cells = 20_000, 20
+    x = double(np.random.default_rng(3).normal(0, np.sqrt(1 + truth), (genes, cells)))
+    got = prior_variance(x, torch.zeros_like(x), 1.0).numpy()
+    edge = cells / (1 + truth)
+    expected = (1 + truth) * stats.chi2.sf(edge, cells + 2) - stats.chi2.sf(edge, cells)
+    assert abs(got.mean() - expected) < 4 * got.std() / np.sqrt(genes)
+    assert expected - truth > 6 * got.std() / np.sqrt(genes), "the bias must show to test anything"
+    share = stats.chi2.cdf(edge, cells)
+    assert abs((got == 0).mean() - share) < 4 * np.sqrt(share * (1 - share) / genes)
+    uncut = ((x**2).mean(dim=1) - 1).numpy()
+    assert abs(uncut.mean() - truth) < 4 * (1 + truth) * np.sqrt(2 / cells / genes)
+    assert uncut.std() == pytest.approx((1 + truth) * np.sqrt(2 / cells), rel=0.03)
+    if truth == 0:  # as the docstring says, for many cells
+        assert expected == pytest.approx(1 / np.sqrt(np.pi * cells), rel=0.05)
+
+
+def test_unequal_noise_at_the_boundary_gives_the_zeros_that_a_weighted_sum_of_chi_squares_says():
+    """With a true 0 the maximum lies at 0 where the likelihood does not climb there; the mean stays as near as in theory."""
+    genes, cells = 3000, 30
+    draw = np.random.default_rng(4)
+    noise = np.exp(draw.normal(0, 0.7, cells))
+    x = double(np.sqrt(noise) * draw.normal(size=(genes, cells)))
+    got = prior_variance(x, torch.zeros_like(x), double(np.broadcast_to(noise, x.shape).copy())).numpy()
+    share = (((draw.chisquare(1, (40_000, cells)) - 1) / noise).sum(axis=1) <= 0).mean()
+    assert share > 0.52, "not simply one half"
+    assert abs((got == 0).mean() - share) < 4 * np.sqrt(share * (1 - share) * (1 / genes + 1 / 40_000))
+    information_error = (0.5 * (noise**-2.0).sum()) ** -0.5
+    assert got.mean() == pytest.approx(information_error / np.sqrt(2 * np.pi), rel=0.1)  # half a normal variable
+
+
+def test_exactly_zero_where_the_likelihood_is_level_at_the_boundary():
+    """Squares equal to the noise: the derivative at 0 is 0, and negative beyond."""
+    x = double([[1.0, 2.0, 3.0]])
+    assert prior_variance(x, torch.zeros_like(x), x**2).item() == 0
 
 
 def test_float32_is_exactly_zero_where_the_maximum_lies_on_the_boundary():

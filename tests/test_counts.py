@@ -108,6 +108,29 @@ def test_poisson_counts_split_into_independent_poisson_counts(fraction):
     assert abs(np.corrcoef(first, second)[0, 1]) < 4 / math.sqrt(size)
 
 
+def joint_table(first, second, means):
+    """Chi-square statistic of the table of both parts (0, 1, 2, more) against products of Poisson probabilities."""
+    share = stats.poisson.pmf(np.arange(3), means[:, None])
+    share = np.concatenate([share, 1 - share.sum(axis=1, keepdims=True)], axis=1)
+    expected = (share.T @ share).ravel()
+    observed = np.bincount(4 * np.minimum(first, 3) + np.minimum(second, 3), minlength=16)
+    return ((observed - expected) ** 2 / expected).sum()
+
+
+@pytest.mark.parametrize("kind", ["poisson", "negative binomial", "a count dealt whole"])
+def test_a_table_of_both_parts_tells_poisson_counts_from_others(kind):
+    """Means that differ from entry to entry, as those of genes and cells do; 16 classes, hence 15 degrees of freedom."""
+    draw = np.random.default_rng(5)
+    means = draw.gamma(1, 2, size=100_000)
+    r = 5.0
+    counts = draw.negative_binomial(r, r / (r + means)) if kind == "negative binomial" else draw.poisson(means)
+    first, second = (part.numpy() for part in split_counts(torch.from_numpy(counts), seed=6))
+    if kind == "a count dealt whole":
+        first, second = first + second, 0 * second
+    p_value = stats.chi2.sf(joint_table(first, second, means / 2), 15)
+    assert p_value > 1e-3 if kind == "poisson" else p_value < 1e-6
+
+
 def test_overdispersed_counts_leave_correlated_parts():
     """With a negative binomial count of mean mu and size r the halves have covariance f (1 - f) mu^2 / r."""
     mu, r, size = 3.0, 2.0, 200_000

@@ -173,6 +173,12 @@ def test_only_exact_duplicates_are_refused():
         check_gene_names(["A", "B", "A", "B"])
 
 
+def test_a_name_with_a_carriage_return_is_refused():
+    """Written to a table, its gene would be read back as two."""
+    with pytest.raises(ValueError, match=r"carriage return; got 'A\\rB'; rename them"):
+        check_gene_names(["A\rB", "A\nB"])
+
+
 # what there is
 
 

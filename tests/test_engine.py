@@ -323,6 +323,17 @@ def test_messages_against_the_edges(normal, random_graph):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_unit_at_its_kink_is_not_active_on_a_graph(dtype):
+    """Gene 1 has x = 2 and m = 1: the first unit, x + m - 3, is at 0, and the second is x + 3 m."""
+    layer = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU(), torch.nn.Linear(2, 1)).to(dtype)
+    layer[0].weight.data = torch.tensor([[1.0, 1.0], [1.0, 3.0]]).to(dtype)
+    layer[0].bias.data = torch.tensor([-3.0, 0.0]).to(dtype)
+    layer[2].weight.data = torch.ones(1, 2).to(dtype)
+    x, edge_index = torch.tensor([[1.0], [2.0]]).to(dtype), torch.tensor([[0], [1]])
+    assert effective_weight_on_graph(layer, x, edge_index)[1].item() == 0.25
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_an_inactive_unit_cannot_hide_that_the_active_ones_lost_their_digits(dtype):
     layer = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)).to(dtype)
     layer[0].weight.data = torch.tensor([[0.1, 0, 0.3, 0], [0.7, 0, 0.2, 0], [0, 1, 0, 1]], dtype=dtype)

@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from torch_geometric.nn import SAGEConv
 
 from regnet.graph import (
+    RegulatorLists,
     check_edge_index,
     check_expression,
+    check_matrix,
     check_pair,
     in_degree,
     mean_over_regulators,
@@ -174,6 +176,45 @@ def test_unusable_edges_are_refused(edge_index, error, words):
             assert word in str(caught.value)
 
 
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
+def test_messages_say_what_to_do_word_for_word():
+    counts = torch.zeros(2, 2, dtype=torch.int64)
+    with pytest.raises(TypeError) as caught:
+        check_expression(counts)
+    assert str(caught.value) == (
+        "x must be a torch.Tensor (genes, cells) of float32 or float64; got a tensor of torch.int64; "
+        "convert it with torch.as_tensor(..., dtype=torch.float32)"
+    )
+    rows, columns = torch.eye(2).to_sparse_csr(), torch.eye(2).to_sparse_csc()
+    check_matrix(rows, sparse=True)
+    with pytest.raises(TypeError) as caught:
+        check_matrix(rows)
+    assert str(caught.value) == "x must be dense; got torch.sparse_csr; convert it with x.to_dense()"
+    with pytest.raises(TypeError) as caught:
+        check_matrix(columns, "m", sparse=True)
+    assert str(caught.value) == (
+        "m must be dense or in sparse rows; got torch.sparse_csc; convert it with m.to_sparse_csr() or to_dense()"
+    )
+    with pytest.raises(TypeError, match=r"^x must be a torch\.Tensor"):
+        check_pair(counts, counts)
+
+
+def test_a_default_device_other_than_that_of_the_data_changes_nothing(normal, random_graph):
+    x, edge_index = normal(9, 4), random_graph(9, 30)
+    picked = torch.tensor([7, 2])
+
+    def results():
+        graph = RegulatorLists.of(edge_index, 9)
+        lists = graph.select(picked)
+        return graph.mean(x), lists.mean(x), lists.mean(x.float()), neighbor_mean(x, edge_index), rewire(edge_index)
+
+    expected = results()
+    with torch.device("meta"):  # the default for new tensors, as a graphics card may be
+        got = results()
+    for one, other in zip(got, expected, strict=True):
+        assert torch.equal(one, other)
+
+
 def test_pairs_must_match():
     with pytest.raises(ValueError, match=r"got x \(1120, 421\) and m \(1120, 420\)"):
         check_pair(torch.zeros(1120, 421), torch.zeros(1120, 420))
@@ -216,6 +257,18 @@ def test_rewire_keeps_a_graph_that_has_only_one_realisation():
 def test_rewire_reaches_every_graph_with_its_degrees():
     edge_index = torch.tensor([[0, 1, 2], [3, 4, 5]])
     assert {tuple(rewire(edge_index, seed)[1].tolist()) for seed in range(60)} == set(permutations((3, 4, 5)))
+
+
+def test_rewire_by_default_tries_ten_swaps_an_edge_from_seed_0(random_graph):
+    edge_index = random_graph(20, 70)
+    assert torch.equal(rewire(edge_index), rewire(edge_index, 0, 10))
+    for other in (rewire(edge_index, 1, 10), rewire(edge_index, 0, 11)):
+        assert not torch.equal(rewire(edge_index), other)
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+def test_rewire_keeps_the_dtype(random_graph, dtype):
+    assert rewire(random_graph(10, 30).to(dtype)).dtype == dtype
 
 
 def test_rewire_refuses_what_is_no_graph():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from copy import deepcopy
 
 import pytest
@@ -17,6 +18,7 @@ from regnet.model import MLPAggregator
 from regnet.shrinkage import (
     effective_weight,
     kink_distance,
+    lengths,
     local_affine,
     sensitivities,
 )
@@ -283,6 +285,17 @@ def test_eq_5_as_printed_steps_forward_along_the_unit_vector():
     assert effective_weight(g, x, m, "finite-difference", 0.5).item() == forward.weight.item()
 
 
+@pytest.mark.parametrize("central", [False, True])
+def test_the_step_has_one_length_however_short_delta_is(central, pair):
+    x, m = pair
+    m = x + 1e-3 * (m - x)  # no delta is as long as 1
+    layer = nn.Linear(8, 5).double()
+    got = sensitivities(layer, x, m, "finite-difference", eps=0.5, central=central)
+    expected = sensitivities(layer, x, m)
+    close(got.self_sensitivity, expected.self_sensitivity)
+    close(got.neighbor_sensitivity, expected.neighbor_sensitivity)
+
+
 def test_the_notes_snippet(pair):
     """Section 8, as printed."""
     x, m = pair
@@ -305,6 +318,7 @@ def test_the_notes_snippet(pair):
         ({"method": "finite-difference", "eps": 0.0}, ["eps must be positive", "0.0"]),
         ({"eps": -1.0}, ["eps must be positive", "-1.0"]),
         ({"eps": float("nan")}, ["eps must be positive", "nan"]),
+        ({"eps": float("inf")}, ["eps must be positive and finite", "inf"]),
         ({"method": "jvp", "central": True}, ["central=True", "finite-difference", "'jvp'"]),
     ],
 )
@@ -392,6 +406,16 @@ def test_kink_distance_of_linear_layers_and_of_no_direction(normal):
         kink_distance(lambda x, m: x, x, m)
 
 
+def test_a_unit_that_the_step_does_not_move_never_switches():
+    """The second unit sees only the second cell, in which x and m agree, and lies at its kink."""
+    layer = nn.Sequential(nn.Linear(4, 2), nn.ReLU(), nn.Linear(2, 1)).double()
+    layer[0].weight.data = torch.tensor([[1.0, 0.0, 1.0, 0.0], [0.0, 1.0, 0.0, 1.0]]).double()
+    layer[0].bias.data = torch.tensor([1.0, -2.0]).double()
+    x, m = torch.tensor([[3.0, 1.0]]).double(), torch.tensor([[0.0, 1.0]]).double()
+    for branch in kink_distance(layer, x, m):
+        assert branch.tolist() == [torch.inf]
+
+
 def test_kink_distance_has_the_unit_of_x(normal):
     x, m = normal(6, 4), normal(6, 4)
     layer = mlp(bias=False)
@@ -429,7 +453,7 @@ def test_local_affine_refuses(normal):
 @pytest.mark.parametrize("method", ["jvp", "finite-difference"])
 @pytest.mark.parametrize("output", [lambda x, m: (x - m).sum(dim=1), lambda x, m: (x - m)[:2], lambda x, m: (x - m)[None]])
 def test_a_layer_must_return_one_row_a_gene(method, output, normal):
-    with pytest.raises(ValueError, match=r"must return \(genes, outputs\)"):
+    with pytest.raises(ValueError, match=r"must return \(genes, outputs\), here \(4, any\)"):
         sensitivities(output, normal(4, 3), normal(4, 3), method)
 
 
@@ -437,6 +461,27 @@ def test_a_layer_must_return_one_row_a_gene(method, output, normal):
 def test_a_layer_of_another_dtype_is_refused_by_every_method(method, normal):
     with pytest.raises(TypeError, match=r"float32.*float64.*layer\.to"):
         sensitivities(torch.nn.Linear(6, 2), normal(4, 3), normal(4, 3), method)
+
+
+def test_the_step_is_one_hundredth_unless_said_otherwise(pair):
+    """Long enough for some units to switch, so that another step gives another weight."""
+    x, m = (100 * side for side in pair)
+    default = effective_weight(mlp(), x, m, "finite-difference")
+    assert torch.equal(default, sensitivities(mlp(), x, m, "finite-difference").weight)
+    assert torch.equal(default, effective_weight(mlp(), x, m, "finite-difference", eps=1e-2))
+    assert not torch.equal(default, effective_weight(mlp(), x, m, "finite-difference", eps=50.0))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_lengths_keep_their_digits_at_every_scale(dtype):
+    """The squares of most of these numbers are subnormal, zero or infinite."""
+    limits = torch.finfo(dtype)
+    scales = 10.0 ** torch.arange(math.ceil(math.log10(limits.tiny)), math.log10(limits.max) - 1, dtype=torch.float64)
+    rows = torch.tensor([[3.0, 4.0]], dtype=dtype) * scales.to(dtype)[:, None]
+    for chosen in (rows, *rows[:, None]):  # all at once, and one after the other
+        expected = chosen.double() / chosen.double().amax(dim=1, keepdim=True)
+        expected = (expected.norm(dim=1) * chosen.double().amax(dim=1)).to(dtype)
+        torch.testing.assert_close(lengths(chosen), expected, rtol=4 * limits.eps, atol=0)
 
 
 def test_undefined_genes_are_counted(normal):

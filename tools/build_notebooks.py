@@ -90,7 +90,7 @@ def look_alike(first: str, second: str, tolerance: int = 2) -> bool:
     one, other = (Image.open(io.BytesIO(base64.b64decode(picture))).convert("RGB") for picture in (first, second))
     if one.size != other.size:
         return False
-    return max(high for _, high in ImageChops.difference(one, other).getextrema()) <= tolerance
+    return bool(max(high for _, high in ImageChops.difference(one, other).getextrema()) <= tolerance)
 
 
 def name_cells(notebook: nbformat.NotebookNode) -> None:

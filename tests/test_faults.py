@@ -1,0 +1,573 @@
+"""What goes wrong outside the program: kills, full and read-only disks, broken downloads, two runs at once."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import gzip
+import hashlib
+import json
+import os
+import pydoc
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from regnet import RegNet, registry, report, training
+from regnet.checkpoint import load_checkpoint
+from regnet.cli import app
+from regnet.report import REPORT_FILES, SHRINKAGE_FILES
+
+EPOCHS = 20
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+
+# The command line in a process that can be killed. Importing takes seconds, so one process imports, and forks one child for
+# each command that it reads; a child writes down every epoch that it has trained, before it is kept.
+FORKS = """
+import ctypes, json, os, resource, sys
+import torch
+import regnet.blockwise, regnet.report
+from regnet import training
+from regnet.cli import app
+torch.set_num_threads(1)
+keep = training.Keep.on_train_epoch_end
+
+def noting(self, trainer, task):
+    os.write(notes, b"%d\\n" % (trainer.current_epoch + 1))
+    keep(self, trainer, task)
+
+training.Keep.on_train_epoch_end = noting
+while line := sys.stdin.readline():
+    arguments, notes_path, errors_path, file_size, powerless = json.loads(line)
+    child = os.fork()
+    if not child:
+        sys.stdin.close()
+        notes = os.open(notes_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        os.dup2(os.open(errors_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+        if file_size:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
+        if powerless:  # root, too, then needs permissions
+            ctypes.CDLL(None).capset((ctypes.c_uint32 * 2)(0x20080522), (ctypes.c_uint32 * 6)())
+        try:
+            app(arguments)
+        except SystemExit as end:
+            os._exit(end.code or 0)
+        os._exit(99)
+    print("started", child, flush=True)
+    sys.stdin.readline()  # until then the child's number stays its own, also where it has ended
+    print("ended", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+class Forks:
+    """Runs commands, kills them, and says how many epochs each has trained."""
+
+    def __init__(self, process, folder):
+        self.process = process
+        self.notes, self.errors = folder / "epochs", folder / "errors"
+
+    def run(self, *arguments, until=lambda: None, number=0, file_size=0, powerless=False):
+        """The exit code of a command, to which a signal is sent at a moment; 0 sends none.
+
+        Files may be limited to a number of bytes, and root's powers taken away.
+        """
+        command = list(map(str, arguments)), str(self.notes), str(self.errors), file_size, powerless
+        child = self.ask(command, "started")
+        until()
+        os.kill(child, number)
+        return self.ask(None, "ended")
+
+    def ask(self, question, answer):
+        self.process.stdin.write(json.dumps(question) + "\n")
+        self.process.stdin.flush()
+        word, value = self.process.stdout.readline().split()
+        assert word == answer
+        return int(value)
+
+    def trained(self):
+        lines = self.notes.read_text().split() if self.notes.is_file() else []
+        return int(lines[-1]) if lines else 0
+
+
+@pytest.fixture(scope="module")
+def forks(tmp_path_factory):
+    process = subprocess.Popen([sys.executable, "-c", FORKS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    yield Forks(process, tmp_path_factory.mktemp("forks"))
+    process.stdin.close()
+    process.stdout.close()
+    assert process.wait(timeout=30) == 0
+
+
+@pytest.fixture(scope="module")
+def own_files(tmp_path_factory):
+    """Options that name an expression and a network of one's own."""
+    folder = tmp_path_factory.mktemp("own")
+    generator = torch.Generator().manual_seed(7)
+    genes = [f"G{gene}" for gene in range(40)]
+    x = torch.randn(40, 12, dtype=torch.float64, generator=generator)
+    pd.DataFrame(x.numpy(), index=genes).to_csv(folder / "x.csv")
+    pairs = [(f"G{tf}", f"G{4 + target}") for tf in range(4) for target in torch.randperm(36, generator=generator)[:14]]
+    pd.DataFrame(pairs, columns=["TF", "Target"]).to_csv(folder / "edges.csv", index=False)
+    return ["--expression", str(folder / "x.csv"), "--edges", str(folder / "edges.csv")]
+
+
+@pytest.fixture(scope="module")
+def unbroken(forks, own_files, tmp_path_factory):
+    """The files of a training that nobody killed, and how many seconds it took."""
+    out = tmp_path_factory.mktemp("unbroken") / "o"
+    times = []
+    command = ["pretrain", *own_files, "--epochs", EPOCHS, "--out", out]
+    assert forks.run(*command, until=lambda: times.append(time.monotonic())) == 0
+    return contents(out), time.monotonic() - times[0]
+
+
+def contents(folder):
+    """Path below the folder -> bytes, of every file."""
+    return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()}
+
+
+READERS = {
+    ".ckpt": lambda file: torch.load(file, weights_only=True),
+    ".pth": load_checkpoint,
+    ".json": lambda file: json.loads(file.read_text()),
+    ".csv": pd.read_csv,
+    ".png": lambda file: Image.open(file).load(),
+}
+
+
+def left_over(out):
+    """Scratch that a kill has left; every other file must be whole and readable."""
+    scratch = []
+    for file in out.rglob("*"):
+        if file.is_dir():
+            continue
+        if file.suffix == ".unfinished" or file.parent.name.startswith(".writing-"):
+            scratch.append(file)
+        else:
+            READERS[file.suffix](file)
+    return scratch
+
+
+def kept_epochs(out):
+    """How many epochs the output folder keeps: those of the interrupted training, or all of the finished one."""
+    kept = out / "training" / "last.ckpt"
+    if kept.is_file():
+        return torch.load(kept, weights_only=True)["global_step"]
+    return json.loads((out / "metrics.json").read_text())["epochs"] if (out / "metrics.json").is_file() else 0
+
+
+def at_a_random_moment(out, seconds, rng):
+    time.sleep(rng.uniform(0, seconds))
+
+
+def while_the_training_is_kept(out, seconds, rng):
+    wait_for(lambda: (out / "training" / "last.unfinished").exists(), rng.uniform(0, seconds))
+
+
+def while_the_report_is_written(out, seconds, rng):
+    wait_for(lambda: any(out.glob(".writing-*/*")))
+    time.sleep(rng.uniform(0, 0.2 * seconds))
+
+
+def wait_for(condition, not_before=0.0):
+    start = time.monotonic()
+    while time.monotonic() - start < 20 and (time.monotonic() - start < not_before or not condition()):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("moment", "number", "aim"),
+    [
+        (at_a_random_moment, 20, "training"),
+        (while_the_training_is_kept, 5, "state"),
+        (while_the_report_is_written, 5, "report"),
+    ],
+)
+def test_a_killed_training_loses_at_most_one_epoch_and_no_file(moment, number, aim, forks, own_files, unbroken, tmp_path):
+    expected, seconds = unbroken
+    rng = random.Random(20240607)
+    out = tmp_path / "o"
+    arguments = ["pretrain", *own_files, "--epochs", EPOCHS, "--out", out, "--resume"]
+    kills = Counter()
+    kept = 0
+    while kills.total() < number:
+        code = forks.run(*arguments, until=lambda: moment(out, seconds, rng), number=signal.SIGKILL)
+        scratch = left_over(out) if out.exists() else []
+        before, kept = kept, kept_epochs(out)
+        assert kept >= before and kept >= forks.trained() - 1, "more than one epoch is lost"
+        if code:
+            assert code == -signal.SIGKILL
+            reported = any(".writing-" in str(file) for file in scratch)
+            kills["report" if reported else "state" if scratch else "training" if kept else "before"] += 1
+        if kept == EPOCHS or kills.total() == number:
+            assert forks.run(*arguments) == 0
+            assert contents(out) == expected, "the same as without a break, byte for byte, and nothing else"
+            shutil.rmtree(out)
+            kept = 0
+    assert kills[aim] >= 2, "kills must hit what they aim at for the test to mean anything"
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path):
+    """Runs the command line in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    return lambda *arguments: CliRunner().invoke(app, list(map(str, arguments)))
+
+
+def assert_one_line(result, *expected):
+    assert result.exit_code == 1 and isinstance(result.exception, SystemExit), result.output
+    assert_last_line(result.stderr, *expected)
+
+
+def assert_last_line(text, *expected):
+    assert "Traceback" not in text
+    assert [line for line in text.splitlines() if line.startswith("Error: ")] == text.splitlines()[-1:]
+    for words in expected:
+        assert words in text.splitlines()[-1]
+
+
+def test_a_run_killed_before_its_first_epoch_is_not_taken_for_the_finished_one_that_it_replaces(run, own_files, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    command = ["pretrain", *own_files, "--epochs", "2", "--out", "o"]
+    assert run(*command, "--seed", "1").exit_code == 0
+    old = contents(Path("o"))
+    with monkeypatch.context() as patch:
+        patch.setattr(training.EdgePrediction, "training_step", interrupt)
+        stopped = run(*command, "--force")
+    assert stopped.exit_code == 130 and "the same command with --resume goes on" in stopped.stderr
+    kept = contents(Path("o"))
+    assert kept.pop("training/last.ckpt") and kept == old
+    assert run(*command, "--resume").exit_code == 0
+    assert contents(Path("o")).keys() == set(REPORT_FILES)
+    assert json.loads(Path("o/metrics.json").read_text())["seed"] == 0
+
+
+# full and read-only disks
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """Options of `shrinkage` that name a model of the width of one's own files."""
+    torch.manual_seed(0)
+    torch.save(RegNet(12, 8, 4).state_dict(), tmp_path / "m.pth")
+    return ["--checkpoint", str(tmp_path / "m.pth")]
+
+
+OF_A_REPORT = {
+    "the folder for the report": ("tempfile.TemporaryDirectory.__init__", 1),
+    "the table": ("pandas.DataFrame.to_csv", 0),
+    "the first figure": ("matplotlib.pyplot.savefig", 0),
+    "the last figure": ("matplotlib.pyplot.savefig", 2),
+}
+OF_A_TRAINING = OF_A_REPORT | {
+    "the state at the start": ("regnet.training.save", 0),
+    "the state of an epoch": ("regnet.training.save", 2),
+    "the weights": ("regnet.report.save", 0),
+    "the metrics": ("pathlib.Path.write_text", 0),
+    "the edges": ("pandas.DataFrame.to_csv", 0),
+    "the table": ("pandas.DataFrame.to_csv", 1),
+}
+
+
+def fill_the_disk(monkeypatch, name, calls):
+    """Let a function leave half a file and meet a full disk, after some calls that succeed."""
+    original, done = pydoc.locate(name), []
+
+    def failing(*args, **kwargs):
+        done.append(name)
+        if len(done) <= calls:
+            return original(*args, **kwargs)
+        for path in args:
+            if isinstance(path, Path):
+                path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(name, failing)
+
+
+@pytest.mark.parametrize("place", OF_A_TRAINING)
+def test_a_full_disk_during_a_training_leaves_the_old_files_and_what_was_kept(place, run, own_files, monkeypatch):
+    command = ["pretrain", *own_files, "--epochs", "3", "--out", "o"]
+    assert run(*command, "--seed", "1").exit_code == 0
+    old = contents(Path("o"))
+    with monkeypatch.context() as patch:
+        fill_the_disk(patch, *OF_A_TRAINING[place])
+        result = run(*command, "--force")
+    left = contents(Path("o"))
+    kept = left.pop("training/last.ckpt", None)
+    assert left == old, "old outputs as they were, and no scratch"
+    assert_one_line(result, "cannot write to o", "(No space left on device); make room there", "another folder (--out)")
+    if place == "the state at the start":
+        assert kept is None and not Path("o/training").exists() and "--resume" not in result.stderr
+    else:
+        assert_one_line(result, "then the same command with --resume goes on")
+        assert run(*command, "--resume").exit_code == 0
+        assert contents(Path("o")).keys() == set(REPORT_FILES)
+        assert json.loads(Path("o/metrics.json").read_text())["seed"] == 0
+
+
+@pytest.mark.parametrize("place", OF_A_REPORT)
+def test_a_full_disk_during_a_report_leaves_the_old_files(place, run, own_files, trained, monkeypatch):
+    command = ["shrinkage", *own_files, *trained, "--out", "o"]
+    assert run(*command, "--layer", "1").exit_code == 0
+    old = contents(Path("o"))
+    with monkeypatch.context() as patch:
+        fill_the_disk(patch, *OF_A_REPORT[place])
+        assert_one_line(run(*command, "--force"), "cannot write to o (No space left on device); make room there")
+    assert contents(Path("o")) == old
+    assert run(*command, "--force").exit_code == 0
+    assert contents(Path("o")).keys() == set(SHRINKAGE_FILES) and contents(Path("o")) != old
+
+
+@pytest.mark.parametrize(("command", "size"), [("pretrain", 3_000), ("shrinkage", 3_000), ("shrinkage", 12_000)])
+def test_a_real_write_that_fails_leaves_the_old_files(command, size, forks, own_files, trained, tmp_path):
+    """Files may not grow beyond a size: the state of the training, the table and a figure then fail half-way."""
+    out = tmp_path / "o"
+    options = [*own_files, "--out", out, *(["--epochs", 2] if command == "pretrain" else trained)]
+    assert forks.run(command, *options) == 0
+    old = contents(out)
+    assert max(map(len, old.values())) > 12_000
+    assert forks.run(command, *options, "--force", file_size=size) == 1
+    assert_last_line(forks.errors.read_text(), f"cannot write to {out}", "(File too large); make room there")
+    assert contents(out) == old
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="root's powers are taken away by a call of Linux")
+@pytest.mark.parametrize("command", ["pretrain", "shrinkage"])
+def test_a_read_only_folder_is_an_error_and_left_alone(command, forks, own_files, trained, tmp_path):
+    out = tmp_path / "o"
+    options = [*own_files, *(["--epochs", 2] if command == "pretrain" else trained)]
+    assert forks.run(command, *options, "--out", out) == 0
+    old = contents(out)
+    forks.notes.unlink()
+    out.chmod(0o555)
+    try:
+        for folder in (out, out / "new"):
+            assert forks.run(command, *options, "--out", folder, "--force", powerless=True) == 1
+            assert_last_line(forks.errors.read_text(), f"cannot write to {folder} (Permission denied); make room there or")
+            assert forks.trained() == 0, "it is found before the training"
+    finally:
+        out.chmod(0o755)
+    assert contents(out) == old
+
+
+# two runs at once
+
+
+def test_a_second_run_into_one_folder_is_refused_and_the_first_goes_on(forks, own_files, trained, unbroken, run, tmp_path):
+    expected, _ = unbroken
+    out = tmp_path / "o"
+    others = []
+
+    def start_others():
+        wait_for(lambda: (out / "training" / "last.ckpt").exists())
+        for command in (["pretrain", "--force"], ["pretrain", "--resume"]):
+            others.append(run(*command, *own_files, "--epochs", EPOCHS, "--out", out))
+
+    first = forks.run("pretrain", *own_files, "--epochs", EPOCHS, "--out", out, until=start_others)
+    assert first == 0 and contents(out) == expected
+    with report.alone(out):
+        others.append(run("shrinkage", *own_files, *trained, "--out", out, "--force"))
+    assert contents(out) == expected
+    assert len(others) == 3
+    for other in others:
+        assert_one_line(other, f"another run is writing to {out}; wait until it has ended, or give another folder (--out)")
+
+
+# downloads
+
+
+FILES = {
+    "toy/expression.csv.gz": gzip.compress(b"gene,c1,c2\nTfa,1.0,2.0\nGeneB,0.0,4.0\n", mtime=0),
+    "toy/near/network.csv": b"Gene1,Gene2\nTFA,GENEB\n",
+    "toy/near/tfs.csv": b",TF,index\n0,TFA,0\n",
+}
+
+
+def well(handler, body):
+    send(handler, 200, body, len(body))
+
+
+def cut_off(handler, body):
+    send(handler, 200, body[:9], len(body))
+
+
+def stalls(handler, body):
+    cut_off(handler, body)
+    handler.server.over.wait(10)
+
+
+def tampered(handler, body):
+    send(handler, 200, body[::-1], len(body))
+
+
+def empty(handler, body):
+    send(handler, 200, b"", 0)
+
+
+def not_there(handler, body):
+    send(handler, 404, b"no such page", 12)
+
+
+def out_of_order(handler, body):
+    send(handler, 500, b"try later", 9)
+
+
+def send(handler, status, body, length):
+    handler.send_response(status)
+    handler.send_header("Content-Length", str(length))
+    handler.end_headers()
+    handler.wfile.write(body)
+    handler.wfile.flush()
+
+
+@pytest.fixture
+def server(monkeypatch, tmp_path):
+    """Answers as `behaviours` say, one a request and the last for ever; an empty folder is the cache."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            http.requests += 1
+            behave = http.behaviours.pop(0) if len(http.behaviours) > 1 else http.behaviours[0]
+            behave(self, FILES[self.path[1:]])
+
+        def log_message(self, *_):
+            pass
+
+    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    http.behaviours, http.requests, http.over = [well], 0, threading.Event()
+    http.cache = tmp_path / "cache"
+    thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    register(tmp_path, f"http://127.0.0.1:{http.server_address[1]}")
+    monkeypatch.setattr(registry, "_REGISTRY", tmp_path / "registry.txt")
+    monkeypatch.setattr("pooch.core.time.sleep", lambda _: None)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(http.cache))
+    for variable in ("REGNET_DATA_DIR", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(variable, raising=False)
+    yield http
+    http.over.set()
+    http.shutdown()
+    thread.join()
+    http.server_close()
+    gc.collect()  # here, where it is allowed that pooch leaves the answer of a server that refuses open
+
+
+def register(folder, address):
+    lines = [
+        f"{name} sha256:{hashlib.sha256(body).hexdigest()} {address}/{name} {len(body)}" for name, body in FILES.items()
+    ]
+    (folder / "registry.txt").write_text("\n".join(lines) + "\n")
+
+
+@pytest.mark.parametrize(
+    ("behave", "reason"),
+    [
+        (cut_off, "IncompleteRead"),
+        (stalls, "Read timed out"),
+        (tampered, "SHA256 hash of downloaded file (expression.csv.gz) does not match the known hash"),
+        (empty, "does not match the known hash"),
+        (not_there, "404"),
+        (out_of_order, "500"),
+    ],
+)
+def test_a_download_that_fails_leaves_no_file_and_says_what_to_do(behave, reason, server, run, monkeypatch):
+    monkeypatch.setattr(registry, "_TIMEOUT", 0.2)
+    server.behaviours = [behave]
+    result = run("pretrain", "toy-near", "--out", "o")
+    assert_one_line(
+        result, "toy/expression.csv.gz", reason, "nothing of it was kept; try again later, or put it into a folder"
+    )
+    assert server.requests == 2, "it is tried once more"
+    assert contents(server.cache) == {} and not Path("o").exists()
+
+
+def test_a_server_that_cannot_be_reached_leaves_no_file_and_says_what_to_do(server, run, tmp_path):
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        register(tmp_path, f"http://127.0.0.1:{unused.getsockname()[1]}")
+        result = run("pretrain", "toy-near", "--out", "o")
+    assert_one_line(result, "toy/expression.csv.gz could not be downloaded", "refused", "try again later, or put it into")
+    assert contents(server.cache) == {} and not Path("o").exists()
+
+
+@pytest.mark.parametrize("behave", [cut_off, tampered, out_of_order])
+def test_a_failure_that_passes_is_not_noticed(behave, server):
+    server.behaviours = [behave, well]
+    assert registry.fetch("toy/near/tfs.csv").read_bytes() == FILES["toy/near/tfs.csv"]
+    assert server.requests == 2
+    assert [Path(name).name for name in contents(server.cache)] == ["tfs.csv"]
+
+
+def test_a_failed_file_does_not_take_those_that_are_there_with_it(server):
+    registry.fetch("toy/near/tfs.csv")
+    server.behaviours = [not_there]
+    with pytest.raises(OSError, match=r"network\.csv could not be downloaded from http://127\.0\.0\.1"):
+        registry.fetch("toy/near/network.csv")
+    assert [Path(name).name for name in contents(server.cache)] == ["tfs.csv"]
+
+
+def test_a_cache_that_cannot_be_written_to_is_named(server):
+    server.cache.write_text("in the way")
+    with pytest.raises(OSError, match=r"tfs\.csv could not be downloaded .* to .*cache.*put it into a folder"):
+        registry.fetch("toy/near/tfs.csv")
+
+
+TWO_AT_ONCE = """
+import os, sys, time
+from pathlib import Path
+import regnet.datasets, regnet.registry
+regnet.registry._REGISTRY = Path(sys.argv[1])
+make = os.makedirs
+
+def slowly(*args, **kwargs):  # so that both make the same folders at the same moment
+    time.sleep(0.3)
+    make(*args, **kwargs)
+
+os.makedirs = slowly
+children = []
+for _ in range(2):
+    child = os.fork()
+    if not child:
+        try:
+            assert regnet.datasets.load_dataset("toy-near").x.tolist() == [[1, 2], [0, 4]]
+        except BaseException as error:
+            print(repr(error), file=sys.stderr, flush=True)
+            os._exit(1)
+        os._exit(0)
+    children.append(child)
+sys.exit(sum(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children))
+"""
+
+
+def test_two_processes_fill_one_empty_cache_at_once(server, tmp_path):
+    both = threading.Barrier(2, timeout=60)
+
+    def for_both_at_once(handler, body):
+        if body == FILES["toy/expression.csv.gz"]:
+            both.wait()
+        well(handler, body)
+
+    server.behaviours = [for_both_at_once]
+    command = [sys.executable, "-c", TWO_AT_ONCE, tmp_path / "registry.txt"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    cached = {str(Path(name).relative_to("regnet")): body for name, body in contents(server.cache).items()}
+    assert cached == FILES
