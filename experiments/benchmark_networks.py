@@ -109,11 +109,10 @@ def table_of(model: regnet.RegNet, data: Data, edge_index: Tensor) -> pd.DataFra
 def intervals(tables: list[dict[str, pd.DataFrame]], resamples: int = 1000) -> dict:
     """Means over seeds of every trend, and of its differences from the controls, with 95 % intervals over genes and seeds.
 
-    The variance over genes is that of a bootstrap that draws the same genes for all seeds and conditions; the variance over
-    seeds is that of their mean. Their sum has Welch and Satterthwaite's degrees of freedom. Networks and cells stay fixed.
+    The bootstrap over genes draws the same genes for all seeds and conditions. Networks and cells stay fixed.
     """
     rng = np.random.default_rng(0)
-    num_genes, num_seeds = len(tables[0]["trained"]), len(tables)
+    num_genes = len(tables[0]["trained"])
     columns = [[of_seed[condition][COLUMNS].to_numpy(float).T for condition in CONDITIONS] for of_seed in tables]
 
     def contrasts(genes: np.ndarray) -> np.ndarray:
@@ -124,18 +123,15 @@ def intervals(tables: list[dict[str, pd.DataFrame]], resamples: int = 1000) -> d
 
     measured = contrasts(np.arange(num_genes))
     draws = [contrasts(rng.integers(num_genes, size=num_genes)).mean(axis=0) for _ in range(resamples)]
-    over_genes = np.nanvar(draws, axis=0, ddof=1)
-    over_seeds = measured.var(axis=0, ddof=1) / num_seeds
-    freedom = (num_seeds - 1) * ((over_genes + over_seeds) / over_seeds) ** 2
-    half_width = stats.t.ppf(0.975, freedom) * np.sqrt(over_genes + over_seeds)
+    low, high = regnet.seed_gene_interval(measured, draws)
     estimate = measured.mean(axis=0)
     names = (*CONDITIONS, "minus_untrained", "minus_rewired")
     return {
         trend: {
             name: {
                 "estimate": estimate[row, column],
-                "low": estimate[row, column] - half_width[row, column],
-                "high": estimate[row, column] + half_width[row, column],
+                "low": low[row, column],
+                "high": high[row, column],
             }
             for row, name in enumerate(names)
         }

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from regnet.datasets import load_dataset, make_dataset
     from regnet.engine import effective_weight_on_graph, sensitivities_on_graph
     from regnet.graph import in_degree, neighbor_mean
+    from regnet.intervals import bootstrap_interval, mean_interval, seed_gene_interval
     from regnet.model import RegNet
     from regnet.registry import dataset_names
     from regnet.report import shrinkage_table
@@ -40,6 +41,7 @@ __all__ = [
     "Pretrained",
     "RegNet",
     "Sensitivities",
+    "bootstrap_interval",
     "dataset_names",
     "effective_weight",
     "effective_weight_on_graph",
@@ -49,6 +51,7 @@ __all__ = [
     "load_dataset",
     "local_affine",
     "make_dataset",
+    "mean_interval",
     "neighbor_mean",
     "noise_variance",
     "posterior_mean",
@@ -57,6 +60,7 @@ __all__ = [
     "prior_variance",
     "recover_counts",
     "secant_weight",
+    "seed_gene_interval",
     "sensitivities",
     "sensitivities_on_graph",
     "shrinkage_table",
@@ -70,6 +74,7 @@ _MODULES = {
     "Pretrained": "training",
     "RegNet": "model",
     "Sensitivities": "shrinkage",
+    "bootstrap_interval": "intervals",
     "dataset_names": "registry",
     "effective_weight": "shrinkage",
     "effective_weight_on_graph": "engine",
@@ -79,6 +84,7 @@ _MODULES = {
     "load_dataset": "datasets",
     "local_affine": "shrinkage",
     "make_dataset": "datasets",
+    "mean_interval": "intervals",
     "neighbor_mean": "graph",
     "noise_variance": "bayes",
     "posterior_mean": "bayes",
@@ -87,6 +93,7 @@ _MODULES = {
     "prior_variance": "bayes",
     "recover_counts": "counts",
     "secant_weight": "secant",
+    "seed_gene_interval": "intervals",
     "sensitivities": "shrinkage",
     "sensitivities_on_graph": "engine",
     "shrinkage_table": "report",

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from scipy import stats
 from sklearn.preprocessing import SplineTransformer
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart.
@@ -47,6 +48,9 @@ _STYLE = {
 def use_style() -> None:
     """Set matplotlib's defaults to the book's style: white background, one palette, text as large as the page's.
 
+    References:
+        Every chapter of the book with a figure; the colours are those of Okabe and Ito.
+
     >>> use_style()
     >>> plt.rcParams["axes.spines.top"]
     False
@@ -67,6 +71,9 @@ def shrinkage_vs_degree(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     Returns:
         The axes.
 
+    References:
+        Section 8 of the note (chapter 8 of the book).
+
     >>> table = pd.DataFrame({"in_degree": [1, 2], "is_tf": [True, False], "w_eff": [0.3, 0.6]})
     >>> shrinkage_vs_degree(table).get_xscale()
     'log'
@@ -75,12 +82,41 @@ def shrinkage_vs_degree(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 
 def shrinkage_vs_expr(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Weight against mean expression; arguments as for :func:`shrinkage_vs_degree`."""
+    """Weight against mean expression.
+
+    Args:
+        table: from :func:`regnet.shrinkage_table`; ``mean_expression`` has the unit of ``x``.
+        ax: where to draw; a new figure where none is given.
+
+    Returns:
+        The axes.
+
+    References:
+        Section 8 of the note (chapter 8 of the book).
+
+    >>> weights = {"in_degree": [1, 2], "mean_expression": [0.1, 2.0], "is_tf": [True, False], "w_eff": [0.3, 0.6]}
+    >>> shrinkage_vs_expr(pd.DataFrame(weights)).get_xlabel()
+    'mean expression (unit of x)'
+    """
     return _scatter_with_trend(table, "mean_expression", "mean expression (unit of x)", ax, log=False)
 
 
 def shrinkage_hist(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Distribution of the weight, with its median and quartiles; arguments as for :func:`shrinkage_vs_degree`."""
+    """Distribution of the weight, with its median and quartiles.
+
+    Args:
+        table: from :func:`regnet.shrinkage_table`.
+        ax: where to draw; a new figure where none is given.
+
+    Returns:
+        The axes.
+
+    References:
+        Section 8 of the note (chapter 8 of the book).
+
+    >>> shrinkage_hist(pd.DataFrame({"in_degree": [1, 2], "w_eff": [0.3, 0.6]})).get_xlim()
+    (np.float64(0.0), np.float64(1.0))
+    """
     with plt.rc_context(_STYLE):
         ax = ax or plt.subplots()[1]
         weights = table["w_eff"].dropna()
@@ -102,6 +138,16 @@ def save_diagnostics(table: pd.DataFrame, folder: str | Path) -> None:
     Args:
         table: from :func:`regnet.shrinkage_table`.
         folder: an existing folder.
+
+    References:
+        Section 8 of the note (chapter 8 of the book).
+
+    >>> import tempfile
+    >>> weights = {"in_degree": [1, 2], "mean_expression": [0.1, 2.0], "is_tf": [True, False], "w_eff": [0.3, 0.6]}
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_diagnostics(pd.DataFrame(weights), folder)
+    ...     print(len(list(Path(folder).iterdir())))
+    3
     """
     for draw in (shrinkage_vs_degree, shrinkage_hist, shrinkage_vs_expr):
         draw(table)
@@ -136,7 +182,7 @@ def _scatter_with_trend(table: pd.DataFrame, column: str, label: str, ax: Axes |
             )
         inside = at.between(*at.quantile([0.01, 0.99]))  # one far gene must not bend the end of the trend
         if at[inside].nunique() > 3:  # a spline of four parameters
-            grid, middle, low, high = _trend(at[inside].to_numpy(), drawn.loc[inside, "w_eff"].to_numpy())
+            grid, middle, low, high = trend_band(at[inside].to_numpy(), drawn.loc[inside, "w_eff"].to_numpy())
             grid = np.exp(grid) if log else grid
             ax.fill_between(grid, low, high, color=COLORS["trend"], alpha=0.18, linewidth=0, zorder=4)
             ax.plot(grid, middle, color="white", linewidth=4, zorder=3.5)  # a rim, so that the trend shows in a crowd
@@ -154,20 +200,45 @@ def _scatter_with_trend(table: pd.DataFrame, column: str, label: str, ax: Axes |
     return ax
 
 
-def _trend(x: np.ndarray, y: np.ndarray, resamples: int = 500) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Regression spline on a grid, with the band that holds 95 % of the splines of resampled genes."""
+def trend_band(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    r"""Regression spline of a weight, with a pointwise 95 % band for its mean.
+
+    .. math::
+
+        b^\top \hat\beta \pm t_{n-p,\,0.975}
+        \sqrt{\sum_i \bigl(b^\top (B^\top B)^{-1} b_i\bigr)^2 \frac{e_i^2}{(1-h_i)^2}}
+
+    with the spline's basis *B* at the genes and *b* at a point, residuals *e*, leverages *h* and *p* parameters: the
+    variance estimate HC3, which lets the weights spread more at one end than at the other. At each point of the grid the
+    band covers a smooth trend about 95 times in a hundred, all points together less often (chapter 17 of the book).
+
+    Args:
+        x: where the genes lie, shape (genes,), at least four different values.
+        y: their weights, same shape, in [0, 1].
+
+    Returns:
+        A grid of 60 points from the smallest to the largest *x*; the spline on it; the two edges of the band.
+
+    References:
+        MacKinnon and White (1985).
+
+    >>> x = np.linspace(0, 1, 50)
+    >>> grid, middle, low, high = trend_band(x, 0.2 + 0.5 * x)
+    >>> bool(np.allclose(middle, 0.2 + 0.5 * grid) and np.allclose(low, high))
+    True
+    """
     grid = np.linspace(x.min(), x.max(), 60)
     spline = SplineTransformer(n_knots=3, degree=2).fit(x[:, None])
     basis, on_grid = spline.transform(x[:, None]), spline.transform(grid[:, None])
-    rng = np.random.default_rng(0)
-
-    def smooth(rows: np.ndarray) -> np.ndarray:
-        return on_grid @ np.linalg.lstsq(basis[rows], y[rows])[0]
-
-    everything = np.arange(len(x))
-    samples = np.stack([smooth(rng.choice(everything, len(x))) for _ in range(resamples)])
-    low, high = np.quantile(samples, [0.025, 0.975], axis=0)
-    return grid, smooth(everything), low, high
+    solve = np.linalg.pinv(basis, rcond=1e-10)
+    leverage = (basis * solve.T).sum(axis=1)
+    free = 1 - leverage > 1e-8
+    # A gene that the spline must pass through shows no residual: its spread could be the whole range of a weight.
+    spread = np.where(free, y - basis @ (solve @ y), 1) / np.where(free, 1 - leverage, 1)
+    freedom = max(1, len(x) - np.linalg.matrix_rank(basis))
+    half_width = stats.t.ppf(0.975, freedom) * np.sqrt((((on_grid @ solve) * spread) ** 2).sum(axis=1))
+    middle = on_grid @ (solve @ y)
+    return grid, middle, middle - half_width, middle + half_width
 
 
 def _label_undefined(ax: Axes, table: pd.DataFrame) -> None:
