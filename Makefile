@@ -9,7 +9,7 @@ LATEX_PACKAGES := latexmk texlive-xetex texlive-latex-recommended texlive-latex-
 	fonts-texgyre fonts-texgyre-math fonts-dejavu
 CHAPTERS := $(filter-out $(if $(REGNET_DATA_DIR),,$(DOWNLOADED)),$(wildcard book/*.ipynb))
 
-.PHONY: book pdf latex latex-packages test pages nbval seeds notebooks bench lint hooks clean
+.PHONY: book pdf latex latex-packages test pages nbval reproduce seeds mutants audit notebooks bench lint hooks clean
 .NOTPARALLEL:  # the builds share _build, and each uses all cores
 
 book: _build/.package  ## execute the chapters and write _build/html/index.html
@@ -31,7 +31,7 @@ latex-packages:
 	@echo $(LATEX_PACKAGES)
 
 test: .venv/installed lint  ## unit tests, book tests and every notebook against its stored outputs
-	$(BIN)/python -m pytest --cov=regnet --cov-branch --cov-report=term
+	$(BIN)/python -m pytest --cov=regnet --cov-branch --cov-report=term --cov-fail-under=95
 	$(MAKE) nbval
 
 pages: book  ## open every page of the built HTML in a browser: links, pictures, mathematics, phone, dark mode, accessibility
@@ -40,8 +40,19 @@ pages: book  ## open every page of the built HTML in a browser: links, pictures,
 nbval: .venv/installed  ## execute every notebook and compare its outputs with the stored ones
 	$(BIN)/python -m pytest --nbval --nbval-cell-timeout=600 $(CHAPTERS)
 
+reproduce: .venv/installed  ## nbval under other settings of the machine, about ten minutes each; some of them with POINTS="plain rich"
+	$(BIN)/python tools/reproduce.py $(if $(POINTS),--points $(POINTS)) --chapters $(CHAPTERS)
+
 seeds: .venv/installed  ## the chapters that draw random numbers once more, with another base seed: no verdict may change
 	$(BIN)/python tools/check_seeds.py
+
+mutants: .venv/installed  ## do the tests notice small changes of the code? -> the tables of the page on testing; a quarter of an hour
+	$(BIN)/python tools/check_mutants.py
+
+audit:  ## known vulnerabilities of the locked packages; asks on the internet
+	$(PYTHON) -m venv _build/audit
+	_build/audit/bin/python -m pip install -q pip-audit==2.10.1
+	_build/audit/bin/pip-audit -r requirements.lock --disable-pip --no-deps
 
 notebooks: .venv/installed  ## book/*.md -> executed book/*.ipynb; one of them with CHAPTER=book/NN_name.md
 	$(BIN)/python tools/build_notebooks.py $(CHAPTER)

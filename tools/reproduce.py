@@ -1,0 +1,121 @@
+"""Execute the notebooks under other settings of the machine and compare each text output with the stored one.
+
+    python tools/reproduce.py                           every point of the matrix, about ten minutes each
+    python tools/reproduce.py --points plain rich       the two that differ in everything
+    python tools/reproduce.py --chapters book/07_practical_implications.ipynb
+
+Ends with 1 where an output differs by a character.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+INSTRUCTIONS = ("default", "avx2", "avx512")
+LOCALES = ROOT / "_build/locales"
+
+
+class Point(NamedTuple):
+    """Settings of one run."""
+
+    instructions: str
+    """The widest instructions that torch may use, of what the processor has."""
+    same_sums: bool
+    """Whether MKL is to add in an order that is the same on every processor."""
+    threads: int
+    locale: str
+    time_zone: str
+    hash_seed: int
+    elsewhere: bool
+    """Whether to start in another folder than that of the project."""
+
+
+POINTS = {
+    "plain": Point("default", True, 1, "C", "UTC", 0, True),
+    "avx2, one thread": Point("avx2", False, 1, "de_DE.UTF-8", "Asia/Kathmandu", 3, True),
+    "avx512, one thread": Point("avx512", True, 1, "C", "America/St_Johns", 17, False),
+    "default, two threads": Point("default", False, 2, "de_DE.UTF-8", "UTC", 101, False),
+    "avx2, two threads": Point("avx2", True, 2, "C", "Australia/Lord_Howe", 2024, True),
+    "rich": Point("avx512", False, 2, "de_DE.UTF-8", "Pacific/Chatham", 4711, False),
+}
+"""Each combination of instructions and threads, along which the rest varies; `plain` and `rich` differ in everything."""
+
+
+def available(instructions: str) -> str:
+    """What torch really takes: no more than the processor has."""
+    highest = torch.backends.cpu.get_cpu_capability().lower()
+    if highest not in INSTRUCTIONS:  # processors other than x86 have one kind
+        return "default"
+    return min(instructions, highest, key=INSTRUCTIONS.index)
+
+
+def environment(point: Point) -> dict[str, str]:
+    """The variables that make the point."""
+    variables = {name: value for name, value in os.environ.items() if name != "MKL_CBWR"}
+    variables |= {
+        "ATEN_CPU_CAPABILITY": available(point.instructions),
+        "OMP_NUM_THREADS": str(point.threads),
+        "LC_ALL": point.locale,
+        "TZ": point.time_zone,
+        "PYTHONHASHSEED": str(point.hash_seed),
+    }
+    if point.same_sums:
+        variables["MKL_CBWR"] = "COMPATIBLE"
+    if LOCALES.is_dir():
+        variables["LOCPATH"] = str(LOCALES)
+    return variables
+
+
+def check_locale(name: str) -> None:
+    """Make the locale under _build where the system has none of that name; end with what to install where that fails."""
+    known = [sys.executable, "-c", "import locale; locale.setlocale(locale.LC_ALL, '')"]
+    if subprocess.run(known, env=os.environ | {"LC_ALL": name}, capture_output=True, check=False).returncode == 0:
+        return
+    LOCALES.mkdir(parents=True, exist_ok=True)
+    language, characters = name.split(".")
+    make = ["localedef", "--no-archive", "-i", language, "-f", characters, str(LOCALES / name)]
+    try:
+        subprocess.run(make, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        sys.exit(f"the locale {name} cannot be made ({error}); on Debian or Ubuntu: apt-get install locales")
+
+
+def run(point: Point, chapters: list[Path]) -> bool:
+    """Whether every output is the stored one."""
+    command = [sys.executable, "-m", "pytest", "-q", "--nbval", "--nbval-cell-timeout=1200", *map(str, chapters)]
+    with tempfile.TemporaryDirectory() as elsewhere:
+        folder = elsewhere if point.elsewhere else ROOT
+        return subprocess.run(command, cwd=folder, env=environment(point), check=False).returncode == 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--points", nargs="+", choices=POINTS, default=list(POINTS), metavar="NAME")
+    parser.add_argument("--chapters", nargs="+", type=Path, default=sorted((ROOT / "book").glob("*.ipynb")), metavar="FILE")
+    arguments = parser.parse_args()
+    points = {name: POINTS[name] for name in arguments.points}
+    for name in {point.locale for point in points.values()} - {"C"}:
+        check_locale(name)
+    chapters = [chapter.resolve(strict=True) for chapter in arguments.chapters]
+    lines = []
+    for name, point in points.items():
+        print(f"\n{name}: {point._replace(instructions=available(point.instructions))}", flush=True)
+        start = time.monotonic()
+        same = run(point, chapters)
+        lines.append(f"{'same   ' if same else 'DIFFERS'} {name} ({(time.monotonic() - start) / 60:.0f} min)")
+    print("\n" + "\n".join(lines))
+    return sum(line.startswith("DIFFERS") for line in lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
