@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -88,9 +89,12 @@ class Forks:
         """
         command = list(map(str, arguments)), str(self.notes), str(self.errors), file_size, powerless
         child = self.ask(command, "started")
-        until()
-        os.kill(child, number)
-        return self.ask(None, "ended")
+        try:
+            until()
+        finally:
+            os.kill(child, number)
+            code = self.ask(None, "ended")
+        return code
 
     def ask(self, question, answer):
         self.process.stdin.write(json.dumps(question) + "\n")
@@ -180,7 +184,11 @@ def while_the_training_is_kept(out, seconds, rng):
 
 
 def while_the_report_is_written(out, seconds, rng):
-    wait_for(lambda: any(out.glob(".writing-*/*")))
+    def is_written():
+        with suppress(FileNotFoundError):  # the folder that tries whether one can write is gone at once
+            return any(out.glob(".writing-*/*"))
+
+    wait_for(is_written)
     time.sleep(rng.uniform(0, 0.2 * seconds))
 
 

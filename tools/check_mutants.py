@@ -101,8 +101,8 @@ FAULTS = (
     Fault(
         "test edges are in the graph that is returned",
         "regnet/training.py",
-        "result = Pretrained(model, split.train_edges, split, metrics)",
-        "result = Pretrained(model, torch.cat([split.train_edges, split.test_edges], dim=1), split, metrics)",
+        "return Pretrained(model, split.train_edges, split, metrics)",
+        "return Pretrained(model, torch.cat([split.train_edges, split.test_edges], dim=1), split, metrics)",
         ("tests/test_training.py",),
     ),
     Fault(
@@ -148,8 +148,11 @@ def main() -> int:
 
 
 def check_that_all_is_well() -> None:
-    """End where a test fails on the code as it is: it would seem to notice every fault."""
+    """End where a fault cannot be planted, or a test fails on the code as it is: it would seem to notice every fault."""
     copy_to(WORK)
+    for fault in FAULTS:
+        if (WORK / fault.file).read_text(encoding="utf-8").count(fault.was) != 1:
+            sys.exit(f"{fault.file} must hold {fault.was!r} once, for the fault to be planted there; change it in FAULTS")
     failing = run_tests(sorted({test for fault in FAULTS for test in fault.tests}))
     if failing:
         sys.exit(f"these tests fail on the code as it is: {', '.join(failing)}; mend that first")
@@ -168,10 +171,7 @@ def plant(fault: Fault) -> dict[str, Any]:
     """Run the tests on a copy with the fault; a record with the names of those that fail."""
     copy_to(WORK)
     file = WORK / fault.file
-    text = file.read_text(encoding="utf-8")
-    if text.count(fault.was) != 1:
-        sys.exit(f"{fault.file} must hold {fault.was!r} once, for the fault to be planted there; change it in FAULTS")
-    file.write_text(text.replace(fault.was, fault.becomes), encoding="utf-8")
+    file.write_text(file.read_text(encoding="utf-8").replace(fault.was, fault.becomes), encoding="utf-8")
     failing = run_tests(fault.tests)
     print(f"{'noticed' if failing else 'SLIPPED'}: {fault.what} ({len(failing)} tests)", flush=True)
     return {
