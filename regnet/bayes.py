@@ -135,7 +135,8 @@ def prior_variance(x: Tensor, m: Tensor, noise_var: Tensor | float) -> Tensor:
     With the noise the same in all cells the estimate is unbiased before the cut at 0, with the standard error
     :math:`(\sigma_i^2 + \tau_i^2) \sqrt{2/S}`. The cut makes it too large on average, by
     :math:`\sigma_i^2 / \sqrt{\pi S}` where :math:`\tau_i^2 = 0`, where about half of the estimates are exactly 0, and by
-    less and less above. Where the noise differs between cells the bias is of the same size (chapter 1 of the book).
+    less and less above. Where the noise differs between cells it is about :math:`s / \sqrt{2\pi}` at :math:`\tau_i^2 = 0`,
+    with :math:`s = (\tfrac12 \sum_s \sigma_{is}^{-4})^{-1/2}` (chapter 1 of the book).
 
     Args:
         x: observed expression, shape (genes, cells).

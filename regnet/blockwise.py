@@ -110,7 +110,9 @@ def open_expression(path: str | Path) -> LazyExpression:
         else:
             table = anndata.experimental.read_lazy(path)
             if not isinstance(table.X, da.Array):
-                raise ValueError("its matrix X was not written by AnnData")
+                raise ValueError(
+                    "its matrix X has no encoding of AnnData 0.7 or later; read it with AnnData and write it again"
+                )
             x = (table.X.map_blocks(_whole, meta=table.X._meta) if sparse.issparse(table.X._meta) else table.X).T
             genes, cells = ([str(name) for name in names] for names in (table.var_names, table.obs_names))
         if x.dtype.kind not in "biuf":
@@ -131,10 +133,12 @@ def _whole(block: Block) -> Block:
 
 @contextmanager
 def damage_said() -> Iterator[None]:
-    """An error that says what to do, where a block on disk is damaged."""
+    """An error that says what to do, where a block on disk is damaged or too large."""
     try:
         yield
     except RuntimeError as error:  # of Zarr's decompression, or from above
+        if "allocate memory" in str(error):  # PyTorch's own
+            raise MemoryError("too little memory for a block; write the matrix in smaller chunks") from error
         raise ValueError(
             f"the matrix on disk cannot be read ({error}); if it is damaged, write or download it again"
         ) from error

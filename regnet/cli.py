@@ -86,6 +86,7 @@ def pretrain(
 
     out = out or Path("pretrain_outputs") / _called(name, expression) / "pretrain"
     kept = out / "training" / "last.ckpt"
+    goes_on = f"the same command with --resume{' in place of --force' if force else ''} goes on"
     with _errors_in_one_line():
         if kept.is_file():
             if not resume and not force:
@@ -110,12 +111,12 @@ def pretrain(
         try:
             metrics = train(data, seed=seed, max_epochs=epochs, out_dir=out, progress=True, resume=resume).metrics
         except KeyboardInterrupt:
-            how = "the same command with --resume goes on" if kept.is_file() else "nothing was kept yet"
+            how = goes_on if kept.is_file() else "nothing was kept yet"
             typer.echo(f"Stopped; {how}", err=True)
             raise typer.Exit(130) from None
         except OSError as error:
             if kept.is_file() and not isinstance(error, BlockingIOError):
-                raise OSError(f"{error}; then the same command with --resume goes on") from error
+                raise OSError(f"{error}; then {goes_on}") from error
             raise
     table = Table("test metric", "RegNet", "degree", "structure", "|Pearson|")
     for metric in ("auroc", "auprc"):

@@ -215,8 +215,7 @@ def check_gene_names(names: Iterable[str]) -> None:
         names: one for each gene.
 
     Raises:
-        ValueError: a name occurs twice, or holds a carriage return, which tables take for the end of a line; the message
-            names it.
+        ValueError: a name occurs twice or holds the end of a line; the message names it.
 
     References:
         :ref:`Input that is wrong, and what happens <bad-input>`.
@@ -228,9 +227,9 @@ def check_gene_names(names: Iterable[str]) -> None:
     """
     counts = Counter(map(str, names))
     twice = [name for name, count in counts.items() if count > 1]
-    broken = [repr(name) for name in counts if "\r" in name]
+    broken = [repr(name) for name in counts if "\r" in name or "\n" in name]
     if broken:
-        raise ValueError(f"gene names must not hold a carriage return; got {some(broken)}; rename them")
+        raise ValueError(f"gene names must not hold the end of a line; got {some(broken)}; rename them")
     if twice:
         raise ValueError(f"gene names must be unique; these occur more than once: {some(twice)}; merge or drop them")
 

@@ -31,6 +31,8 @@ _HEADERS = [
     ("tf_gene", "target_gene"),
     ("from", "to"),
 ]
+_ABOVE_GENES = {"", "gene", "genes", "gene_name", "gene_id", "geneid", "gene_symbol", "symbol", "name", "id", "index"}
+"""What is written above the names of genes: below it a header has cells, whatever these are called."""
 _MISSING = {"", "na", "nan", "n/a", "#n/a", "null", "none", "."}
 
 
@@ -128,10 +130,10 @@ def read_expression(path: str | Path) -> Expression | LazyExpression:
             f"{path}: expected genes in rows and cells in columns, separated by tabs, commas or semicolons; "
             f"got {len(names)} genes and {len(cells)} cells below the header {' '.join(header)[:80]!r}"
         )
-    if _are_values(cells):
+    if header[0].strip().casefold() not in _ABOVE_GENES and _are_values(cells):
         raise ValueError(
-            f"{path}: expected a header with the names of the cells; got the values of a gene, {some(header)}; "
-            "write a header above them"
+            f"{path}: expected a header with the names of the cells; got what look like values of a gene, {some(header)}; "
+            "write a header above them, or, if they are names of cells, call the first field gene"
         )
     _check_names(path, names)
     return Expression(np.stack(values), names, cells)
@@ -450,7 +452,8 @@ def _read_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     except csv.Error as error:
         raise ValueError(
             f"{path}, line {above + reader.line_num}: expected quotation marks in pairs around a field, and fields "
-            f"separated by tabs, commas or semicolons; got something else ({error}); close the mark, or change the separator"
+            f"separated by tabs, commas or semicolons; got something else ({error}); close the mark, "
+            "write a row in one line, or change the separator"
         ) from None
     except (UnicodeError, gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise ValueError(

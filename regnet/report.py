@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -139,7 +140,7 @@ def write_report(out_dir: str | Path, model: RegNet, data: Data, edge_index: Ten
 
     ``train_edges.csv`` holds the graph by name, with the columns ``TF`` and ``Target``. Every file is first written whole
     beside its place and then moved there, so that none is ever half there; a kill may leave a folder ``.writing-*``, which
-    the next :func:`regnet.pretrain` or :func:`regnet.report.write_shrinkage` into the folder removes.
+    the next run into the folder removes.
 
     Args:
         out_dir: the folder; made where it does not exist.
@@ -149,6 +150,7 @@ def write_report(out_dir: str | Path, model: RegNet, data: Data, edge_index: Ten
         metrics: what goes into ``metrics.json``.
 
     Raises:
+        BlockingIOError: another run is writing to the folder.
         OSError: the folder cannot be made or written to, or its disk is full; what was there stays as it was.
 
     References:
@@ -160,6 +162,12 @@ def write_report(out_dir: str | Path, model: RegNet, data: Data, edge_index: Ten
     ...     print(sorted(file.name for file in Path(folder).iterdir())[:2])
     ['metrics.json', 'regnet_pretrained.pth']
     """
+    with alone(out_dir):
+        put_report(out_dir, model, data, edge_index, metrics)
+
+
+def put_report(out_dir: str | Path, model: RegNet, data: Data, edge_index: Tensor, metrics: dict[str, float]) -> None:
+    """:func:`regnet.report.write_report` for a caller that has the folder alone already."""
     num_genes = data.x.size(0)
     named = Data(
         x=data.x,
@@ -235,7 +243,8 @@ def _write_table(folder: Path, table: pd.DataFrame) -> None:
 def alone(out_dir: str | Path) -> Iterator[None]:
     """A folder that no other run writes to meanwhile; what killed runs left half written in it is removed.
 
-    The lock is the kernel's, on the folder itself: it ends with the process, however that ends, and is no file.
+    The lock is the kernel's, on the folder itself: it ends with the process and its forks, however they end, and is no file.
+    Where there are no locks, nothing is removed either.
 
     Args:
         out_dir: the folder; made where it does not exist.
@@ -249,10 +258,9 @@ def alone(out_dir: str | Path) -> Iterator[None]:
         out_dir.mkdir(parents=True, exist_ok=True)
         handle = os.open(out_dir, os.O_RDONLY) if fcntl else None
     try:
-        if handle is not None:
-            _lock(handle, out_dir)
+        locked = handle is not None and _lock(handle, out_dir)
         with with_advice(out_dir):
-            for left in out_dir.glob(f"{_SCRATCH}*"):
+            for left in out_dir.glob(f"{_SCRATCH}*") if locked else ():  # else it may be that of a run that is alive
                 shutil.rmtree(left)
             with tempfile.TemporaryDirectory(dir=out_dir, prefix=_SCRATCH):
                 pass  # a folder that cannot be written to is found now, and not after the work
@@ -262,15 +270,17 @@ def alone(out_dir: str | Path) -> Iterator[None]:
             os.close(handle)
 
 
-def _lock(handle: int, folder: Path) -> None:
+def _lock(handle: int, folder: Path) -> bool:
+    """Whether the folder is locked now; some network disks have no locks."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise BlockingIOError(
             f"another run is writing to {folder}; wait until it has ended, or give another folder (--out)"
         ) from None
-    except OSError:  # some network disks have no locks
-        pass
+    except OSError:
+        return False
+    return True
 
 
 @contextmanager
@@ -286,10 +296,12 @@ def with_advice(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise type(error)(
+        failure = type(error)(
             f"cannot write to {folder} ({error.strerror or error}); make room there or make it writable, or give another "
             "folder (--out); earlier outputs are as they were"
-        ) from error
+        )
+        failure.errno = error.errno
+        raise failure from error
 
 
 def save(content: Any, path: Path) -> None:
@@ -315,7 +327,11 @@ def _written_whole(out_dir: str | Path) -> Iterator[Path]:
         out_dir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=out_dir, prefix=_SCRATCH) as scratch:
             yield Path(scratch)
-            for file in Path(scratch).iterdir():
+            files = sorted(Path(scratch).iterdir())
+            for file in files:  # before the first is moved
+                if (out_dir / file.name).is_dir():
+                    raise IsADirectoryError(errno.EISDIR, f"{file.name} is a folder")
+            for file in files:
                 file.replace(out_dir / file.name)
 
 

@@ -29,7 +29,7 @@ from torch_geometric.data import Data
 from regnet.datasets import check_gene_names
 from regnet.graph import check_edge_index, check_expression, in_degree
 from regnet.model import RegNet
-from regnet.report import alone, save, with_advice, write_report
+from regnet.report import alone, put_report, save, with_advice
 from regnet.structure import pair_features
 
 PLAIN = {"hidden_share": 0.0, "structural": False}
@@ -227,7 +227,7 @@ def pretrain(
         }
         metrics["genes_without_regulators"] = int((in_degree(split.train_edges, data.x.size(0)) == 0).sum())
         if kept is not None:
-            write_report(kept.parents[1], model, data, split.train_edges, metrics)
+            put_report(kept.parents[1], model, data, split.train_edges, metrics)
             _unfinished(kept).unlink(missing_ok=True)
             kept.unlink()  # the last of all: while it is there, the training is not finished
     return Pretrained(model, split.train_edges, split, metrics)

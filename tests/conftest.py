@@ -14,13 +14,14 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 
 import pytest
 import torch
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from torch import Tensor
 from torch_geometric.data import Data
 
 settings.register_profile(
     "regnet", derandomize=True, deadline=None, database=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow]
 )
+settings.register_profile("mutants", settings.get_profile("regnet"), phases=[Phase.explicit, Phase.generate])
 settings.load_profile("regnet")
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"  # of the programs that tests start: with more, sums have other last digits

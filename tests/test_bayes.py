@@ -284,6 +284,14 @@ def test_prior_variance_finds_the_highest_of_two_peaks(cells_small, cells_large,
     assert got == pytest.approx(best, rel=1e-6)
 
 
+def test_the_peak_may_lie_at_the_end_of_the_search():
+    """Where all cells ask for one variance it is where the search ends, and rounding may put its last point below it."""
+    noise = double([[1.0, 4.0, 9.0]])
+    for prior in range(1, 60):
+        x = (noise + prior).sqrt()
+        exact(prior_variance(x, torch.zeros_like(x), noise), [float(prior)])
+
+
 def test_mixed_rows_take_the_right_route_each(normal):
     x, m = 2 * normal(3, 6), normal(3, 6)
     noise = torch.ones(3, 6, dtype=torch.float64)

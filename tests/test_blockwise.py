@@ -19,6 +19,7 @@ from torch_geometric.nn import SAGEConv
 
 import regnet
 from regnet.blockwise import (
+    damage_said,
     dense_blocks,
     effective_weight_blockwise,
     first_layer_blockwise,
@@ -303,3 +304,8 @@ def test_two_workers_of_a_cluster(problem, tmp_path):
     close(got.weight, expected.weight, rtol=1e-9)
     for here, away in zip(moments, there, strict=True):
         close(away, here)
+
+
+def test_too_little_memory_is_not_called_damage():
+    with pytest.raises(MemoryError, match="smaller chunks"), damage_said():
+        torch.empty(2**60)

@@ -76,7 +76,7 @@ def test_every_call_asks_for_the_same_work(call):
 
 @pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
 def test_a_hundred_calls_keep_no_memory(call):
-    """A result of 300 genes x 3 numbers is 7 kB: kept at every call, it would be 570 kB at the end.
+    """Tensors are counted, because tracemalloc sees NumPy's arrays and Python's objects but not what tensors hold.
 
     Dask remembers sums of chunk sizes, up to a fixed number of them: 126 kB in the first 80 calls, 5 kB in the last.
     """

@@ -37,19 +37,23 @@ SEES = """
 import locale, os, time
 locale.setlocale(locale.LC_ALL, "")
 names = ("ATEN_CPU_CAPABILITY", "MKL_CBWR", "OMP_NUM_THREADS", "PYTHONHASHSEED")
+print("a copy" in os.getcwd())
 print(*(os.environ[name] for name in names), locale.str(0.5), time.tzname[0])
 """
 
 
 @pytest.mark.parametrize("difference", ["", "x"])
-def test_a_notebook_runs_at_the_point_and_one_character_makes_the_difference(difference, tmp_path):
+def test_a_notebook_runs_at_the_point_and_one_character_makes_the_difference(difference, tmp_path, monkeypatch):
     """The expected line is written by hand; the German locale has a decimal comma."""
     point = POINTS["plain"]._replace(time_zone="Asia/Kathmandu", locale="de_DE.UTF-8")
     try:
         REPRODUCE["check_locale"](point.locale)
     except SystemExit as end:
         pytest.skip(str(end))
-    output = nbformat.v4.new_output("stream", name="stdout", text=f"default COMPATIBLE 1 0 0,5 +0545{difference}\n")
+    if not Path("/usr/share/zoneinfo/Asia/Kathmandu").is_file():
+        pytest.skip("the system has no time zones: install tzdata")
+    monkeypatch.setitem(REPRODUCE["run"].__globals__, "ROOT", tmp_path)
+    output = nbformat.v4.new_output("stream", name="stdout", text=f"True\ndefault COMPATIBLE 1 0 0,5 +0545{difference}\n")
     cell = nbformat.v4.new_code_cell(SEES.strip(), execution_count=1, outputs=[output])
     notebook = nbformat.v4.new_notebook(
         cells=[cell], metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}}

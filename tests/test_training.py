@@ -541,7 +541,7 @@ def stop(*_):
 
 @pytest.fixture
 def no_report(monkeypatch):
-    monkeypatch.setattr(training, "write_report", lambda *_: None)
+    monkeypatch.setattr(training, "put_report", lambda *_: None)
 
 
 def stop_at(monkeypatch, cls, method, epoch):
@@ -692,7 +692,7 @@ def test_a_process_killed_in_the_middle_is_resumed(tiny_data, tmp_path):
 def test_a_kill_before_the_report_costs_no_training(tiny_data, tmp_path, monkeypatch):
     expected = pretrain(tiny_data, max_epochs=4)
     with monkeypatch.context() as patch:
-        patch.setattr(training, "write_report", stop)
+        patch.setattr(training, "put_report", stop)
         with pytest.raises(StopError):
             pretrain(tiny_data, max_epochs=4, out_dir=tmp_path)
     with monkeypatch.context() as patch:
