@@ -243,7 +243,7 @@ def _refuse_to_replace(out: Path, files: tuple[str, ...]) -> None:
 def _errors_in_one_line() -> Iterator[None]:
     try:
         yield
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError, MemoryError) as error:
         text = " ".join(str(error).splitlines())
         Console(stderr=True, emoji=False, highlight=False).print("[red]Error:[/red]", escape(text), soft_wrap=True)
         raise typer.Exit(1) from None
