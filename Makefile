@@ -9,7 +9,7 @@ LATEX_PACKAGES := latexmk texlive-xetex texlive-latex-recommended texlive-latex-
 	fonts-texgyre fonts-texgyre-math fonts-dejavu
 CHAPTERS := $(filter-out $(if $(REGNET_DATA_DIR),,$(DOWNLOADED)),$(wildcard book/*.ipynb))
 
-.PHONY: book pdf latex latex-packages test pages nbval reproduce seeds mutants audit notebooks bench lint hooks clean
+.PHONY: book pdf latex latex-packages test unit pages nbval reproduce seeds mutants audit notebooks bench lint hooks clean
 .NOTPARALLEL:  # the builds share _build, and each uses all cores
 
 book: _build/.package  ## execute the chapters and write _build/html/index.html
@@ -30,9 +30,10 @@ latex:
 latex-packages:
 	@echo $(LATEX_PACKAGES)
 
-test: .venv/installed lint  ## unit tests, book tests and every notebook against its stored outputs
+test: unit nbval  ## style, types, tests, and every notebook against its stored outputs
+
+unit: .venv/installed lint  ## the same without the notebooks
 	$(BIN)/python -m pytest --cov=regnet --cov-branch --cov-report=term --cov-fail-under=95
-	$(MAKE) nbval
 
 pages: book  ## open every page of the built HTML in a browser: links, pictures, mathematics, phone, dark mode, accessibility
 	REGNET_REQUIRE_PAGES=1 $(BIN)/python -m pytest tests/book

@@ -210,7 +210,8 @@ def trend_band(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np
 
     with the spline's basis *B* at the genes and *b* at a point, residuals *e*, leverages *h* and *p* parameters: the
     variance estimate HC3, which lets the weights spread more at one end than at the other. At each point of the grid the
-    band covers a smooth trend about 95 times in a hundred, all points together less often (chapter 17 of the book).
+    band covers the best such spline about 95 times in a hundred, less often where genes are few, and all points together
+    less often still; a trend that bends more sharply than the spline can follow is missed (chapter 17 of the book).
 
     Args:
         x: where the genes lie, shape (genes,), at least four different values.

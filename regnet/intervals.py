@@ -30,7 +30,8 @@ def mean_interval(values: ArrayLike) -> Interval:
 
     .. math:: \bar v \pm t_{n-1,\,0.975}\, \frac{s}{\sqrt n}
 
-    It covers exactly for normal values and nearly for symmetric ones. It speaks for what differs between the values and
+    It covers exactly for normal values and nearly for values close to normal; with three to five values, skewness or few
+    distinct values cost some points. It speaks for what differs between the values and
     for nothing else: where all seeds share one set of genes it does not speak for other genes.
 
     Args:
@@ -116,8 +117,8 @@ def seed_gene_interval(per_seed: ArrayLike, resampled: ArrayLike) -> Interval:
         \bar T \pm t_{\nu,\,0.975} \sqrt{V_g + V_s}, \qquad V_s = \frac{s^2}{n}, \qquad
         \nu = (n-1) \Bigl(\frac{V_g + V_s}{V_s}\Bigr)^2
 
-    with the degrees of freedom of Welch and Satterthwaite. What differs between genes *and* seeds is in both variances, so
-    the interval covers at least as often as it says (chapter 17).
+    with the degrees of freedom of Welch and Satterthwaite. What differs between genes *and* seeds is in both variances,
+    which makes it wider; where the seeds' values are skewed it can still cover less often than it says (chapter 17).
 
     Args:
         per_seed: the statistic of every seed on all genes, shape (n, ...).
