@@ -204,7 +204,7 @@ def test_code_in_a_kept_training_is_not_run(trap, tmp_path, own_files):
 # names and paths
 
 NAMES = [
-    "../up", "../../up", "/tmp/up", "..", ".", "a/b", "a\\b", "a\nb", "a\tb", "CON", "two words", "-rf", "--force",
+    "../up", "../../up", "/nowhere/up", "..", ".", "a/b", "a\\b", "a\nb", "a\tb", "CON", "two words", "-rf", "--force",
     "[red]bold[/red]", "[/]", "$x_1$", "\\frac", "%s", "{0}", "=cmd()", "@SUM(1)", "\x1b[31m", "x" * 3000, "é", "\u202e",
     "'; drop", '"quoted"', "a,b", "~", "$HOME", "`ls`", "*", "<b>", "&amp;",
 ]  # fmt: skip
@@ -262,7 +262,7 @@ def test_no_name_leads_out_of_the_output_folder(own_files, awkward, tmp_path, mo
         assert genes == (awkward.gene_names if folder == "w" else first_column(tmp_path / "deep" / "er" / "x.csv"))
 
 
-@pytest.mark.parametrize("name", ["../up", "/tmp/up", "..", "", "a/../../b", "-x", "[red]x[/red]", "$x$", "x" * 3000])
+@pytest.mark.parametrize("name", ["../up", "/nowhere/up", "..", "", "a/../../b", "-x", "[red]x[/red]", "$x$", "x" * 3000])
 def test_a_name_that_is_no_data_set_writes_nothing(name, tmp_path, monkeypatch):
     folder = tmp_path / "deep" / "er"
     folder.mkdir(parents=True)
