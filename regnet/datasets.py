@@ -26,6 +26,12 @@ BBX EGR1 FLI1 FOS GATA2 GATA3 HES1 HES4 HHEX HMGA1 IRF1 IRF7 IRF8 JUNB KLF3 KLF6
 SPI1 SPIB TSC22D1 ZNF22 ZNF428 ZNF511 ZNF524 ZNF600 ZNF706 ZNF710
 """.split()  # noqa: SIM905
 
+TRANSPOSED = (
+    "the edges name columns of the expression, which should be its cells: "
+    "it must have genes in rows and cells in columns; transpose it"
+)
+"""What to say where names of genes are found among the cells."""
+
 
 def load_dataset(name: str, *, dtype: torch.dtype = torch.float32) -> Data:
     r"""Load a data set by name.
@@ -121,10 +127,7 @@ def make_dataset(
     match = match_names((name for pair in pairs for name in pair), genes)
     if match.unknown:
         if not match.rows and match_names(match.unknown, [str(cell) for cell in expression.columns]).rows:
-            raise ValueError(
-                "the edges name columns of the expression, which should be its cells: "
-                "it must have genes in rows and cells in columns; transpose it"
-            )
+            raise ValueError(TRANSPOSED)
         raise ValueError(
             f"the edges name genes that the expression lacks: {some(match.unknown)}; drop these edges or check the names"
         )

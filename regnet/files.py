@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
-from regnet.datasets import NameMatch, check_gene_names, index_edges, match_names, some
+from regnet.datasets import TRANSPOSED, NameMatch, check_gene_names, index_edges, match_names, some
 
 if TYPE_CHECKING:
     from regnet.blockwise import LazyExpression
@@ -268,10 +268,7 @@ def join_network(
     edge_index = index_edges(pairs, match)
     if not edge_index.size(1):
         if match_names(names, cells).rows:
-            raise ValueError(
-                "the edges name columns of the expression, which should be its cells: "
-                "it must have genes in rows and cells in columns; transpose it"
-            )
+            raise ValueError(TRANSPOSED)
         raise ValueError(
             f"no edge is between two genes of the expression: the edges name {some(names)}, the genes are {some(genes)}; "
             "use the same kind of names in both"

@@ -45,18 +45,6 @@ from regnet.files import add_network, join_network, read_data, read_edges, read_
 PAGE = Path(__file__).parents[1] / "book" / "bad_input.md"
 
 
-@pytest.fixture
-def write(tmp_path):
-    """Writes text or bytes under a name and returns the path."""
-
-    def to(name, content):
-        path = tmp_path / name
-        path.write_bytes(content if isinstance(content, bytes) else content.encode())
-        return path
-
-    return to
-
-
 def refused(function, *words, error=ValueError):
     """Whether the function raises in one line that has the words."""
     with pytest.raises(error) as caught:

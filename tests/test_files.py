@@ -24,18 +24,6 @@ from regnet.files import (
 AWKWARD = ["NA", "nan", "NULL", "TRUE", "007", "1-Mar", "1e5", "HLA DRA", 'beta"2', "5'nt", "ß-catenin", "None"]
 
 
-@pytest.fixture
-def write(tmp_path):
-    """Writes text or bytes under a name and returns the path."""
-
-    def to(name, content):
-        path = tmp_path / name
-        path.write_bytes(content if isinstance(content, bytes) else content.encode())
-        return path
-
-    return to
-
-
 # expression
 
 
