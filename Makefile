@@ -50,10 +50,11 @@ seeds: .venv/installed  ## the chapters that draw random numbers once more, with
 mutants: .venv/installed  ## do the tests notice small changes of the code? -> the tables of the page on testing; a quarter of an hour
 	$(BIN)/python tools/check_mutants.py
 
+# Strict, because a package that the service does not know would pass for a clean one.
 audit:  ## known vulnerabilities of the locked packages; asks on the internet
 	$(PYTHON) -m venv _build/audit
 	_build/audit/bin/python -m pip install -q pip-audit==2.10.1
-	_build/audit/bin/pip-audit -r requirements.lock --disable-pip --no-deps
+	_build/audit/bin/pip-audit -r requirements.lock --disable-pip --no-deps --strict
 
 notebooks: .venv/installed  ## book/*.md -> executed book/*.ipynb; one of them with CHAPTER=book/NN_name.md
 	$(BIN)/python tools/build_notebooks.py $(CHAPTER)

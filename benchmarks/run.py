@@ -107,13 +107,10 @@ class Bench:
             {"read": x.sum, "copy": lambda: copy.copy_(x), "product": lambda: square @ square}, self.repeats, self.seconds
         )
         seconds = {name: median(measured) for name, measured in times.items()}
-        floors = next(t for t in self.raw["timings"] if (t["genes"], t["cells"]) == (genes, cells))["seconds"]["floor"]
         self.raw["machine"] = {
             "read_gb_per_s": x.nbytes / seconds["read"] / 1e9,
             "copy_gb_per_s": 2 * x.nbytes / seconds["copy"] / 1e9,
             "product_gflop_per_s": 2 * cells**3 / seconds["product"] / 1e9,
-            "floor_gflop_per_s": 2 * genes * cells * 2 * HIDDEN / median(floors) / 1e9,
-            "floor_gb_per_s": 4 * (genes * cells + 2 * HIDDEN * (genes + cells)) / median(floors) / 1e9,
             "floor_flop_per_value": 2 * 2 * HIDDEN,
             "seconds": times,
         }

@@ -197,6 +197,17 @@ def test_messages_say_what_to_do_word_for_word():
     )
     with pytest.raises(TypeError, match=r"^x must be a torch\.Tensor"):
         check_pair(counts, counts)
+    with pytest.raises(TypeError) as caught:
+        check_edge_index(torch.zeros(2, 1), 3)
+    assert str(caught.value) == (
+        "edge_index must be an integer torch.Tensor (2, edges); got a tensor of torch.float32; "
+        "convert it with torch.as_tensor(..., dtype=torch.long)"
+    )
+    shaped = "edge_index must be (2, edges), regulators in row 0 and targets in row 1; got shape "
+    for shape, mend in {(3, 2): "(3, 2); transpose it, edge_index.T", (3, 4): "(3, 4)", (2,): "(2,)"}.items():
+        with pytest.raises(ValueError, match="must be") as caught:
+            check_edge_index(torch.zeros(shape, dtype=torch.long), 3)
+        assert str(caught.value) == shaped + mend
 
 
 def test_a_default_device_other_than_that_of_the_data_changes_nothing(normal, random_graph):

@@ -276,7 +276,6 @@ def test_on_a_graph_a_pretender_gets_what_it_really_does(kind, silent, normal, r
         (lambda x, m: x - m, "function"),
         (SAGEConv(3, 2, normalize=True), "SAGEConv"),
     ],
-    ids=str,
 )
 def test_other_kinds_are_refused_by_name(layer, kind):
     with pytest.raises(TypeError, match="jvp") as caught:

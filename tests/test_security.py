@@ -33,6 +33,8 @@ CHAPTERS = sorted(path for path in ROOT.glob("book/*.md") if "\nkernelspec:" in 
 # our own code
 
 UNPICKLERS = {"pickle", "_pickle", "cPickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
+BUILDERS = ("torch.jit.", "torch.export.", "torch.package.")
+"""Calls that turn a file into code; so does Lightning's ``load_from_checkpoint``."""
 
 
 def findings(source):
@@ -57,6 +59,8 @@ def own_findings(tree):
                 found.append("torch.load without weights_only=True")
             if options.get("allow_pickle", "False") != "False":
                 found.append("allow_pickle")
+            if name.startswith(BUILDERS) or name.endswith(".load_from_checkpoint"):
+                found.append(name)
             if name in ("compile", "builtins.compile"):
                 found.append("compile")
             if name.startswith("subprocess.") and node.args and isinstance(node.args[0], ast.Constant | ast.JoinedStr):
@@ -75,6 +79,9 @@ def own_findings(tree):
         "import pandas as pd\npd.read_pickle(path)",
         "import torch\ntorch.load(path)",
         "import torch\ntorch.load(path, weights_only=False)",
+        "import torch\ntorch.jit.load(path)",
+        "import torch\ntorch.export.load(path)",
+        "EdgePrediction.load_from_checkpoint(path)",
         "import numpy as np\nnp.load(path, allow_pickle=True)",
         "eval(text)",
         "exec(text)",
