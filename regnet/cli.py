@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -50,8 +49,9 @@ def datasets() -> None:
     from regnet.registry import list_datasets
 
     table = Table("name", "genes x cells", "edges", "from", "where it is", box=None, pad_edge=False)
-    for dataset in list_datasets():
-        table.add_row(*dataset)
+    with _errors_in_one_line():
+        for dataset in list_datasets():
+            table.add_row(*dataset)
     for column in table.columns:
         column.no_wrap = True
     Console().print(table)
@@ -81,33 +81,24 @@ def pretrain(
     if resume and force:
         raise typer.BadParameter("--resume goes on and --force starts over: give one of them")
     from regnet.files import to_memory
-    from regnet.report import REPORT_FILES
+    from regnet.training import OUTPUT_FILES, check_finished
     from regnet.training import pretrain as train
 
     out = out or Path("pretrain_outputs") / _called(name, expression) / "pretrain"
     kept = out / "training" / "last.ckpt"
     goes_on = f"the same command with --resume{' in place of --force' if force else ''} goes on"
     with _errors_in_one_line():
+        finished = not kept.is_file() and all((out / file).is_file() for file in OUTPUT_FILES)
         if kept.is_file():
             if not resume and not force:
                 raise FileExistsError(f"{out} holds an interrupted training; go on with --resume or start over with --force")
-        elif resume and all((out / file).is_file() for file in REPORT_FILES):
-            done = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
-            if done.get("seed") != seed:
-                raise FileExistsError(
-                    f"{out} holds a finished training with seed {done.get('seed')}, not {seed}; give another --out, or "
-                    "replace it with --force"
-                )
-            if done.get("epochs", epochs) < epochs:
-                raise FileExistsError(
-                    f"{out} holds a training that ended after --epochs {done['epochs']}, of which nothing is kept to go on "
-                    f"to {epochs}; give another --out, or train anew with --force"
-                )
+        elif not force and not (resume and finished):
+            _refuse_to_replace(out, OUTPUT_FILES)
+        data = to_memory(_load(name, expression, edges, tfs))
+        if resume and finished:
+            check_finished(out, data, seed, epochs)
             typer.echo(f"already finished: {out}")
             return
-        elif not force:
-            _refuse_to_replace(out, REPORT_FILES)
-        data = to_memory(_load(name, expression, edges, tfs))
         try:
             metrics = train(data, seed=seed, max_epochs=epochs, out_dir=out, progress=True, resume=resume).metrics
         except KeyboardInterrupt:
@@ -148,7 +139,7 @@ def shrinkage(
     """
     _check_input(name, expression, edges, tfs)
     from regnet.checkpoint import load_checkpoint
-    from regnet.report import SHRINKAGE_FILES, model_table, undefined_genes, write_shrinkage
+    from regnet.report import SHRINKAGE_FILES, alone, model_table, put_shrinkage, undefined_genes
 
     out = out or Path("shrinkage_outputs") / _called(name, expression)
     with _errors_in_one_line():
@@ -156,9 +147,10 @@ def shrinkage(
             _refuse_to_replace(out, SHRINKAGE_FILES)
         model = load_checkpoint(checkpoint)
         data = _load(name, expression, edges, tfs, next(model.parameters()).dtype)
-        with _progress_of_blocks(data):
-            table = model_table(model, data, layer)
-        write_shrinkage(out, table)
+        with alone(out):  # before the work, which may take hours
+            with _progress_of_blocks(data):
+                table = model_table(model, data, layer)
+            put_shrinkage(out, table)
     listed = f" of {data.listed_edges} in the file" if "listed_edges" in data else ""
     typer.echo(f"genes   {len(table)}")
     typer.echo(f"edges   {data.edge_index.size(1)} used{listed}")
@@ -243,7 +235,11 @@ def _refuse_to_replace(out: Path, files: tuple[str, ...]) -> None:
 def _errors_in_one_line() -> Iterator[None]:
     try:
         yield
-    except (ValueError, TypeError, OSError, MemoryError) as error:
+    except (ValueError, TypeError, OSError, MemoryError, RuntimeError) as error:
         text = " ".join(str(error).splitlines())
+        if isinstance(error, RuntimeError):
+            if "allocate memory" not in text:  # PyTorch's own way to say that there is too little
+                raise
+            text = f"too little memory: {text.split('DefaultCPUAllocator: ')[-1]}"
         Console(stderr=True, emoji=False, highlight=False).print("[red]Error:[/red]", escape(text), soft_wrap=True)
         raise typer.Exit(1) from None

@@ -194,7 +194,9 @@ def message_direction(layer: Layer, edge_index: Tensor) -> Tensor:
 def _products(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """x weight^T, shape (genes, rows of the weight), and the length of every row of x, which is then known to be finite."""
     if x.layout == torch.sparse_csr:
-        products, row_lengths = torch.sparse.mm(x, weight.T.contiguous(), "sum"), _sparse_row_lengths(x)
+        # On a processor by the kernel that needs no MKL; on a graphics card that one does not exist.
+        products = x @ weight.T if x.is_cuda else torch.sparse.mm(x, weight.T.contiguous(), "sum")
+        row_lengths = _sparse_row_lengths(x)
     else:
         products, row_lengths = x.new_empty(len(x), len(weight)), x.new_empty(len(x))
         for start in range(0, len(x), _GENES_AT_ONCE):  # the second use of some rows finds them in the processor's cache

@@ -150,9 +150,13 @@ def save_diagnostics(table: pd.DataFrame, folder: str | Path) -> None:
     3
     """
     for draw in (shrinkage_vs_degree, shrinkage_hist, shrinkage_vs_expr):
-        draw(table)
-        plt.savefig(Path(folder) / f"{draw.__name__}.png")
-        plt.close()
+        with plt.rc_context(_STYLE):
+            figure, ax = plt.subplots()
+            try:
+                draw(table, ax=ax)
+                figure.savefig(Path(folder) / f"{draw.__name__}.png")
+            finally:
+                plt.close(figure)
 
 
 def _scatter_with_trend(table: pd.DataFrame, column: str, label: str, ax: Axes | None, log: bool) -> Axes:

@@ -100,9 +100,9 @@ def bootstrap_interval(
             raise ValueError("the statistic must be defined on every draw of the rows; it is NaN on one: too few of a kind")
         return value
 
-    drawn = stats.bootstrap(
-        (np.arange(table[0].size),), on_rows, vectorized=False, n_resamples=resamples, method="percentile", rng=rng
-    )
+    rows = np.arange(table[0].size)
+    how = {"vectorized": False, "method": "percentile", "batch": 100}  # so many draws are in memory at once
+    drawn = stats.bootstrap((rows,), on_rows, n_resamples=resamples, rng=rng, **how)
     return Interval(*drawn.confidence_interval)
 
 
@@ -146,7 +146,9 @@ def seed_gene_interval(per_seed: ArrayLike, resampled: ArrayLike) -> Interval:
     _check_finite(measured, "per_seed")
     over_genes = np.nanvar(draws, axis=0, ddof=1)
     over_seeds = measured.var(axis=0, ddof=1) / len(measured)
-    freedom = (len(measured) - 1) * ((over_genes + over_seeds) / over_seeds) ** 2
+    with np.errstate(divide="ignore", invalid="ignore"):  # seeds that agree leave only the genes: a normal interval
+        freedom = (len(measured) - 1) * ((over_genes + over_seeds) / over_seeds) ** 2
+    freedom = np.where(over_seeds == 0, np.inf, freedom)
     half_width = stats.t.ppf(_TAILS[1], freedom) * np.sqrt(over_genes + over_seeds)
     return Interval(measured.mean(axis=0) - half_width, measured.mean(axis=0) + half_width)
 

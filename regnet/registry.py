@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import zlib
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -69,8 +70,12 @@ def list_datasets() -> list[DatasetInfo]:
             place = f"missing, {megabytes}" if folder else f"download, {megabytes}"
             listed.append(DatasetInfo(name, "", "", "BEELINE/GENELink", place))
         else:
-            genes, cells = _count_expression(_local(members[0]))
-            edges = str(_count_edges(_local(members[1])))
+            try:
+                genes, cells = _count_expression(_local(members[0]))
+                edges = str(_count_edges(_local(members[1])))
+            except (OSError, EOFError, ValueError, zlib.error):  # the others are still listed; `fetch` says more
+                listed.append(DatasetInfo(name, "", "", "BEELINE/GENELink", "damaged"))
+                continue
             place = "REGNET_DATA_DIR" if folder else "downloaded"
             listed.append(DatasetInfo(name, f"{genes} x {cells}", edges, "BEELINE/GENELink", place))
     return listed
@@ -187,7 +192,7 @@ def _is_present(file: str) -> bool:
 @cache
 def _count_expression(path: Path) -> tuple[int, int]:
     with gzip.open(path, "rt", encoding="utf-8") as lines:
-        cells = next(lines).count(",")
+        cells = next(lines, "").count(",")
         return sum(1 for line in lines if line.strip()), cells
 
 

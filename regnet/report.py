@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -166,8 +166,15 @@ def write_report(out_dir: str | Path, model: RegNet, data: Data, edge_index: Ten
         put_report(out_dir, model, data, edge_index, metrics)
 
 
-def put_report(out_dir: str | Path, model: RegNet, data: Data, edge_index: Tensor, metrics: dict[str, float]) -> None:
-    """:func:`regnet.report.write_report` for a caller that has the folder alone already."""
+def put_report(
+    out_dir: str | Path,
+    model: RegNet,
+    data: Data,
+    edge_index: Tensor,
+    metrics: dict[str, float],
+    settings: dict[str, Any] | None = None,
+) -> None:
+    """:func:`regnet.report.write_report` for a caller that has the folder alone, and may have settings to be kept."""
     num_genes = data.x.size(0)
     named = Data(
         x=data.x,
@@ -179,6 +186,8 @@ def put_report(out_dir: str | Path, model: RegNet, data: Data, edge_index: Tenso
     with _written_whole(out_dir) as unfinished:
         save(model.state_dict(), unfinished / "regnet_pretrained.pth")
         (unfinished / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+        if settings is not None:
+            (unfinished / "settings.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
         train_edges = {"TF": names[edge_index[0].cpu()], "Target": names[edge_index[1].cpu()]}
         pd.DataFrame(train_edges).to_csv(unfinished / "train_edges.csv", index=False)
         _write_table(unfinished, table)
@@ -205,7 +214,13 @@ def write_shrinkage(out_dir: str | Path, table: pd.DataFrame) -> None:
     ...     print(sorted(file.name for file in Path(folder).iterdir())[:2])
     ['shrinkage.csv', 'shrinkage_hist.png']
     """
-    with alone(out_dir), _written_whole(out_dir) as unfinished:
+    with alone(out_dir):
+        put_shrinkage(out_dir, table)
+
+
+def put_shrinkage(out_dir: str | Path, table: pd.DataFrame) -> None:
+    """:func:`regnet.report.write_shrinkage` for a caller that has the folder alone already."""
+    with _written_whole(out_dir) as unfinished:
         _write_table(unfinished, table)
 
 
@@ -244,7 +259,7 @@ def alone(out_dir: str | Path) -> Iterator[None]:
     """A folder that no other run writes to meanwhile; what killed runs left half written in it is removed.
 
     The lock is the kernel's, on the folder itself: it ends with the process and its forks, however they end, and is no file.
-    Where there are no locks, nothing is removed either.
+    Where there are no locks, nothing is removed either. A folder that was made for nothing is removed again.
 
     Args:
         out_dir: the folder; made where it does not exist.
@@ -254,6 +269,7 @@ def alone(out_dir: str | Path) -> Iterator[None]:
         OSError: the folder cannot be made or written to.
     """
     out_dir = Path(out_dir)
+    made = not out_dir.exists()
     with with_advice(out_dir):
         out_dir.mkdir(parents=True, exist_ok=True)
         handle = os.open(out_dir, os.O_RDONLY) if fcntl else None
@@ -266,6 +282,9 @@ def alone(out_dir: str | Path) -> Iterator[None]:
                 pass  # a folder that cannot be written to is found now, and not after the work
         yield
     finally:
+        if made:
+            with suppress(OSError):  # unless there is something in it now
+                out_dir.rmdir()
         if handle is not None:
             os.close(handle)
 

@@ -187,7 +187,7 @@ def local_affine(layer: Layer, x_i: Tensor, m_i: Tensor) -> LocalAffine:
         raise ValueError(f"x_i and m_i must both be (features,); got x_i {tuple(x_i.shape)} and m_i {tuple(m_i.shape)}")
     x, m = x_i[None], m_i[None]
     check_pair(x, m)
-    with torch.no_grad():
+    with torch.no_grad(), evaluation_mode(layer):
         weights = read_layer(layer, x)
         active = weights.mask(weights.pre_activation(x, m))[0]
         return LocalAffine(
@@ -228,7 +228,7 @@ def kink_distance(layer: Layer, x: Tensor, m: Tensor) -> KinkDistance:
     check_pair(x, m)
     delta, undefined = direction(x, m)
     unit = delta / lengths(delta)[:, None]
-    with torch.no_grad():
+    with torch.no_grad(), evaluation_mode(layer):
         weights = read_layer(layer, x)
         z = weights.pre_activation(x, m)
         active = weights.mask(z)

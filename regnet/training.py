@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import math
+import os
 import signal
 import warnings
 from collections import defaultdict
@@ -17,6 +19,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.plugins import TorchCheckpointIO
+from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -29,12 +32,15 @@ from torch_geometric.data import Data
 from regnet.datasets import check_gene_names
 from regnet.graph import check_edge_index, check_expression, in_degree
 from regnet.model import RegNet
-from regnet.report import alone, put_report, save, with_advice
+from regnet.report import REPORT_FILES, alone, put_report, save, with_advice
 from regnet.structure import pair_features
 
 PLAIN = {"hidden_share": 0.0, "structural": False}
 """Options of :func:`regnet.pretrain` for the network as the note has it: no structural term, and every training edge both
 carries messages and is asked for."""
+
+OUTPUT_FILES = (*REPORT_FILES, "settings.json")
+"""What :func:`regnet.pretrain` writes."""
 
 _START_OVER = "start over with resume=False (--force on the command line)"
 
@@ -153,8 +159,9 @@ def pretrain(
         hidden_share: share of the training edges that an epoch hides and asks for; with 0 all of them carry messages and
             all are asked for, as in the published model.
         structural: whether the score has the structural term; the published model has none.
-        out_dir: where to write ``regnet_pretrained.pth``, ``metrics.json``, ``train_edges.csv``, ``shrinkage.csv`` and the
-            note's three figures; files of these names are replaced. Nothing is written where it is None.
+        out_dir: where to write ``regnet_pretrained.pth``, ``metrics.json``, ``settings.json``, ``train_edges.csv``,
+            ``shrinkage.csv`` and the note's three figures; files of these names are replaced. Nothing is written where it is
+            None.
         progress: show a bar over the epochs, with the validation AUPRC, on the standard error stream.
         resume: go on with the training kept in ``out_dir``, or begin where none is kept. Without it, a training kept there
             is replaced by the new one as soon as that begins.
@@ -163,15 +170,16 @@ def pretrain(
         :class:`Pretrained`.
 
     Raises:
-        TypeError, ValueError: the expression, the edges or the names are not usable, or the edges are too few to leave
-            one each for validation and test; or a training is to be resumed without ``out_dir``, with another seed, other
-            options or other data than before, with fewer epochs than it has done, or from a file that is none (all before
-            any training); or training diverges, as on raw counts.
+        TypeError, ValueError: the expression, the edges or the names are not usable or not on the CPU, or the edges are too
+            few to leave one each for validation and test; or a training is to be resumed without ``out_dir``, with another
+            seed, other options or other data than before, with fewer epochs than it has done, or from a file that is none
+            (all before any training); or training diverges, as on raw counts.
         BlockingIOError: another run is writing to the output folder.
         OSError: the output folder cannot be written to (found before any training where it can be), or its disk is full;
             earlier outputs stay as they were, and what was kept can be resumed.
         KeyboardInterrupt: stopped with Ctrl-C; what was kept can be resumed.
         SystemExit: stopped with SIGTERM, at the end of the epoch; what was kept can be resumed.
+        RuntimeError: too little memory, of which PyTorch takes several matrices of genes x genes.
 
     References:
         Section 3 of the note; chapter 7 of the book shows the result.
@@ -180,6 +188,11 @@ def pretrain(
     >>> sorted(pretrain(data, max_epochs=1).metrics)[:3]
     ['auprc', 'auprc_correlation', 'auprc_degree']
     """
+    for field in ("x", "edge_index"):
+        if isinstance(data[field], Tensor) and not data[field].is_cpu:
+            raise ValueError(
+                f"{field} must be on the CPU, where the training runs; got {data[field].device}; use data.cpu()"
+            )
     check_expression(data.x)
     check_edge_index(data.edge_index, data.x.size(0))
     for field in ("gene_names", "is_tf"):
@@ -201,13 +214,7 @@ def pretrain(
                     f"too little to split 60/10/30: the {part} part has no {kind.replace('_', '-')}; "
                     "at least one regulator needs 6 or more targets and 6 or more other genes"
                 )
-    settings = {
-        "seed": int(seed),
-        "hidden_share": float(hidden_share),
-        "structural": bool(structural),
-        "expression": _digest(data.x),
-        "edges": _digest(data.edge_index),
-    }
+    settings = _settings(data, seed) | {"hidden_share": float(hidden_share), "structural": bool(structural)}
     with _kept_in(out_dir) as kept:
         goes_on = kept is not None and resume and kept.is_file()
         if kept is not None and goes_on:
@@ -227,10 +234,36 @@ def pretrain(
         }
         metrics["genes_without_regulators"] = int((in_degree(split.train_edges, data.x.size(0)) == 0).sum())
         if kept is not None:
-            put_report(kept.parents[1], model, data, split.train_edges, metrics)
+            put_report(kept.parents[1], model, data, split.train_edges, metrics, settings | {"epochs": max_epochs})
             _unfinished(kept).unlink(missing_ok=True)
             kept.unlink()  # the last of all: while it is there, the training is not finished
     return Pretrained(model, split.train_edges, split, metrics)
+
+
+def check_finished(out_dir: str | Path, data: Data, seed: int, max_epochs: int) -> None:
+    """Raise unless the finished training in a folder is the one of these data, this seed and so many epochs.
+
+    Args:
+        out_dir: a folder with :data:`regnet.training.OUTPUT_FILES`.
+        data: see :func:`regnet.pretrain`.
+        seed: that of the training.
+        max_epochs: those of the training.
+
+    Raises:
+        FileExistsError: it is another; the message says in what.
+        ValueError: ``settings.json`` cannot be read.
+    """
+    path = Path(out_dir) / "settings.json"
+    try:
+        before = dict(json.loads(path.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise ValueError(f"{path} must be what regnet.pretrain wrote, and is not; {_START_OVER}") from error
+    differences = _differences(before, _settings(data, seed) | {"epochs": max_epochs})
+    if differences:
+        raise FileExistsError(
+            f"{out_dir} holds a finished training with {differences}, of which nothing is kept to go on from; "
+            "give another --out, or replace it with --force"
+        )
 
 
 def untrained(x: Tensor, seed: int = 0) -> RegNet:
@@ -464,6 +497,19 @@ def _labels(edges: Tensor, non_edges: Tensor) -> Tensor:
     return torch.cat([torch.ones(edges.size(1)), torch.zeros(non_edges.size(1))])
 
 
+def _settings(data: Data, seed: int) -> dict[str, Any]:
+    """What a training must share with another to be its beginning."""
+    return {"seed": int(seed), "expression": _digest(data.x), "edges": _digest(data.edge_index)}
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any]) -> str:
+    return " and ".join(
+        f"other {name}" if name in ("expression", "edges") else f"{name}={before.get(name)}, not {value}"
+        for name, value in now.items()
+        if before.get(name) != value
+    )
+
+
 def _digest(values: Tensor) -> str:
     values = values.detach().cpu().contiguous()
     digest = hashlib.sha256(f"{values.dtype} {tuple(values.shape)} ".encode())
@@ -501,15 +547,11 @@ def _check_kept(path: Path, settings: dict[str, Any], max_epochs: int) -> None:
         raise
     except Exception as error:  # torch raises all kinds on a file that is none of its own
         raise ValueError(f"{path} must be a training that regnet.pretrain kept, and is not; {_START_OVER}") from error
-    differences = [
-        f"other {name}" if name in ("expression", "edges") else f"{name}={before.get(name)}, not {value}"
-        for name, value in settings.items()
-        if before.get(name) != value
-    ]
+    differences = _differences(before, settings)
     if differences:
         raise ValueError(
             f"the training kept in {path.parent} must have the same settings to be resumed, and has "
-            f"{' and '.join(differences)}; give the same as then, or {_START_OVER}"
+            f"{differences}; give the same as then, or {_START_OVER}"
         )
     if max_epochs < done:
         raise ValueError(
@@ -526,11 +568,16 @@ def _fit(task: EdgePrediction, keep: Keep, max_epochs: int, progress: bool, resu
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated")
+            warnings.filterwarnings("ignore", message="GPU available but not used")
+            warnings.filterwarnings("ignore", message="The `srun` command is available")
             trainer = L.Trainer(
                 accelerator="cpu",
                 max_epochs=max_epochs,
                 callbacks=[keep, ShowEpochs()] if progress else [keep],
-                plugins=[WriteBeside()],
+                # One process, also as a job of a cluster. No folder, because Lightning goes on from what a job left there
+                # (else in the current folder) when the cluster stopped it, whatever the settings of that job were.
+                plugins=[WriteBeside(), LightningEnvironment()],
+                default_root_dir=os.devnull,
                 logger=False,
                 enable_checkpointing=False,
                 enable_progress_bar=False,

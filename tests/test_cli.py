@@ -23,7 +23,8 @@ import regnet
 from regnet.checkpoint import load_checkpoint
 from regnet.cli import app
 from regnet.datasets import dataset_names
-from regnet.report import REPORT_FILES, SHRINKAGE_FILES
+from regnet.report import SHRINKAGE_FILES
+from regnet.training import OUTPUT_FILES
 
 AWKWARD = ["NA", "nan", "TRUE", "007", "1-Mar", "HLA DRA", 'beta"2', "ß-catenin", "a,b"]
 PROGRAM = [sys.executable, "-c", "from regnet.cli import app; app()"]
@@ -136,7 +137,7 @@ def test_pretrain_writes_where_it_says_and_shows_the_metrics(run, tmp_path):
     assert metrics["seed"] == 3
     for name in ("auroc", "auprc", "auroc_degree", "auprc_degree", "auroc_correlation", "auprc_correlation"):
         assert f"{metrics[name]:.3f}" in result.stdout
-    assert {file.name for file in out.iterdir()} == set(REPORT_FILES)
+    assert {file.name for file in out.iterdir()} == set(OUTPUT_FILES)
     rows = [line for line in result.stdout.splitlines() if "AUROC" in line or "AUPRC" in line]
     assert [f"{metrics['auroc']:.3f}" in rows[0], f"{metrics['auprc_degree']:.3f}" in rows[1]] == [True, True]
     assert "epoch" in result.stderr, "the progress bar"
@@ -184,8 +185,14 @@ def test_outputs_are_not_replaced_without_force(run, tmp_path):
     assert_error(run(*arguments, "--seed", "1"), "o holds regnet_pretrained.pth of an earlier run", "--force")
     finished = run(*arguments, "--resume")
     assert finished.exit_code == 0 and "already finished: o" in finished.stdout
+    real = regnet.load_dataset
+    for field, word in (("x", "other expression"), ("edge_index", "other edges")):
+        with pytest.MonkeyPatch.context() as patch:
+            changed = lambda *names, **how: real(*names, **how).apply(lambda values: values[:, :-1], field)  # noqa: B023, E731
+            patch.setattr("regnet.datasets.load_dataset", changed)
+            assert_error(run(*arguments, "--resume"), f"o holds a finished training with {word},", "give another --out")
     longer = run(*arguments[:3], "2", *arguments[4:], "--resume")
-    assert_error(longer, "o holds a training that ended after --epochs 1", "to 2; give another --out")
+    assert_error(longer, "o holds a finished training with epochs=1, not 2,", "give another --out")
     assert {file.name: file.read_bytes() for file in (tmp_path / "o").iterdir()} == before
     assert run(*arguments, "--seed", "1", "--force").exit_code == 0
     assert json.loads((tmp_path / "o" / "metrics.json").read_text())["seed"] == 1
@@ -201,14 +208,14 @@ def test_an_output_folder_with_a_part_of_the_outputs_is_not_filled_up_unasked(ru
 
 def test_with_force_the_old_outputs_stay_until_the_new_ones_are_complete(run, tmp_path, monkeypatch):
     assert run("pretrain", "tiny", "--epochs", "1", "--out", "o").exit_code == 0
-    before = {name: (tmp_path / "o" / name).read_bytes() for name in REPORT_FILES}
+    before = {name: (tmp_path / "o" / name).read_bytes() for name in OUTPUT_FILES}
 
     def fail(*_):
         raise OSError("disk full")
 
     monkeypatch.setattr("regnet.figures.save_diagnostics", fail)
     assert_error(run("pretrain", "tiny", "--epochs", "1", "--out", "o", "--seed", "1", "--force"), "disk full")
-    assert {name: (tmp_path / "o" / name).read_bytes() for name in REPORT_FILES} == before
+    assert {name: (tmp_path / "o" / name).read_bytes() for name in OUTPUT_FILES} == before
 
 
 def test_a_killed_training_goes_on_to_the_result_of_an_unbroken_one(run, files, tiny_data, tmp_path):
@@ -228,7 +235,7 @@ def test_a_killed_training_goes_on_to_the_result_of_an_unbroken_one(run, files, 
     assert kept.is_file(), "refusals lose nothing"
     result = run(*arguments, "--resume")
     assert result.exit_code == 0, result.output
-    assert {file.name for file in (tmp_path / "o").iterdir()} == set(REPORT_FILES)
+    assert {file.name for file in (tmp_path / "o").iterdir()} == set(OUTPUT_FILES)
     tiny_data.x = tiny_data.x.float()
     unbroken = regnet.pretrain(tiny_data, max_epochs=60)
     assert json.loads((tmp_path / "o" / "metrics.json").read_text()) == unbroken.metrics
@@ -427,7 +434,21 @@ def test_what_does_not_fit_a_checkpoint_is_said(run, trained, tmp_path):
     assert not (tmp_path / "o").exists()
 
 
+def test_shrinkage_finds_a_folder_that_cannot_be_written_to_before_the_work(run, trained, tmp_path, monkeypatch):
+    (tmp_path / "taken").write_text("mine")
+    monkeypatch.setattr("regnet.report.model_table", lambda *_: pytest.fail("the work was done first"))
+    assert_error(run("shrinkage", "tiny", "--checkpoint", trained[0], "--out", "taken"), "cannot write to taken")
+    assert (tmp_path / "taken").read_text() == "mine"
+
+
 # all commands
+
+
+def test_too_little_memory_is_one_line_and_other_errors_of_torch_are_not_hidden(run, monkeypatch):
+    monkeypatch.setattr("regnet.datasets.load_dataset", lambda *_, **__: torch.empty(10**15))
+    assert_error(run("pretrain", "tiny"), "too little memory: can't allocate memory", "4000000000000000 bytes")
+    monkeypatch.setattr("regnet.datasets.load_dataset", lambda *_, **__: torch.ones(2) @ torch.ones(3))
+    assert isinstance(run("pretrain", "tiny").exception, RuntimeError)
 
 
 def test_it_works_from_another_folder(files, trained, tmp_path):

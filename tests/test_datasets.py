@@ -189,6 +189,11 @@ def test_a_data_set_is_listed_with_its_size_once_it_is_there(server):
     assert pbmc.place == "part of scanpy"
     assert toy == ("toy-near", "", "", "BEELINE/GENELink", "download, 0.0 MB")
     load_dataset("toy-near")
+    table = fetch("toy/expression.csv.gz")
+    intact = table.read_bytes()
+    table.write_bytes(b"x" * len(intact))
+    assert list_datasets()[1].place == "damaged"
+    table.write_bytes(intact)
     requests = server.requests.total()
     assert list_datasets()[1] == ("toy-near", "2 x 2", "1", "BEELINE/GENELink", "downloaded")
     fetch("toy/near/tfs.csv").write_bytes(b"cut")

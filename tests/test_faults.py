@@ -31,7 +31,8 @@ from typer.testing import CliRunner
 from regnet import RegNet, registry, report, training
 from regnet.checkpoint import load_checkpoint
 from regnet.cli import app
-from regnet.report import REPORT_FILES, SHRINKAGE_FILES
+from regnet.report import SHRINKAGE_FILES
+from regnet.training import OUTPUT_FILES
 
 EPOCHS = 20
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
@@ -272,7 +273,7 @@ def test_a_run_killed_before_its_first_epoch_is_not_taken_for_the_finished_one_t
     kept = contents(Path("o"))
     assert kept.pop("training/last.ckpt") and kept == old
     assert run(*command, "--resume").exit_code == 0
-    assert contents(Path("o")).keys() == set(REPORT_FILES)
+    assert contents(Path("o")).keys() == set(OUTPUT_FILES)
     assert json.loads(Path("o/metrics.json").read_text())["seed"] == 0
 
 
@@ -290,8 +291,8 @@ def trained(tmp_path):
 OF_A_REPORT = {
     "the folder for the report": ("tempfile.TemporaryDirectory.__init__", 1),
     "the table": ("pandas.DataFrame.to_csv", 0),
-    "the first figure": ("matplotlib.pyplot.savefig", 0),
-    "the last figure": ("matplotlib.pyplot.savefig", 2),
+    "the first figure": ("matplotlib.figure.Figure.savefig", 0),
+    "the last figure": ("matplotlib.figure.Figure.savefig", 2),
 }
 OF_A_TRAINING = OF_A_REPORT | {
     "the state at the start": ("regnet.training.save", 0),
@@ -336,7 +337,7 @@ def test_a_full_disk_during_a_training_leaves_the_old_files_and_what_was_kept(pl
     else:
         assert_one_line(result, "then the same command with --resume in place of --force goes on")
         assert run(*command, "--resume").exit_code == 0
-        assert contents(Path("o")).keys() == set(REPORT_FILES)
+        assert contents(Path("o")).keys() == set(OUTPUT_FILES)
         assert json.loads(Path("o/metrics.json").read_text())["seed"] == 0
 
 

@@ -194,6 +194,9 @@ def test_what_differs_between_genes_and_seeds_makes_it_wide_and_never_narrow():
 def test_without_genes_it_is_the_t_interval_and_with_many_degrees_of_freedom_the_normal_one():
     per_seed = np.array([0.1, 0.3, 0.2, 0.6])
     np.testing.assert_allclose(seed_gene_interval(per_seed, [0.3, 0.3, 0.3]), mean_interval(per_seed), rtol=1e-12)
+    assert seed_gene_interval([0.5, 0.5, 0.5], [0.5, 0.5]) == (0.5, 0.5), "nothing varies"
+    agreed = seed_gene_interval([0.5, 0.5, 0.5], [0.5, 0.7])
+    assert np.ptp(agreed) == pytest.approx(2 * stats.norm.ppf(0.975) * np.std([0.5, 0.7], ddof=1))
     again = np.random.default_rng(0).normal(0, 100, size=2000)
     assert np.ptp(seed_gene_interval(per_seed, again)) == pytest.approx(
         2 * stats.norm.ppf(0.975) * again.std(ddof=1), rel=1e-3

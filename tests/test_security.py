@@ -24,6 +24,7 @@ from regnet import RegNet, registry
 from regnet.cli import app
 from regnet.files import read_data
 from regnet.report import REPORT_FILES, SHRINKAGE_FILES, write_report
+from regnet.training import OUTPUT_FILES
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("regnet", "tools", "_ext", "experiments", "benchmarks")
@@ -263,7 +264,7 @@ def test_no_name_leads_out_of_the_output_folder(own_files, awkward, tmp_path, mo
     awkward.gene_names[-1] = "nul\0"
     write_report(out / "w", RegNet(12, 8, 4).double(), awkward, awkward.edge_index, {})
     assert tree(tmp_path) == before
-    for folder, files in (("p", REPORT_FILES), ("s", SHRINKAGE_FILES), ("w", REPORT_FILES)):
+    for folder, files in (("p", OUTPUT_FILES), ("s", SHRINKAGE_FILES), ("w", REPORT_FILES)):
         assert {path.name for path in (out / folder).iterdir()} == set(files)
         genes = first_column(out / folder / "shrinkage.csv")
         assert genes == (awkward.gene_names if folder == "w" else first_column(tmp_path / "deep" / "er" / "x.csv"))

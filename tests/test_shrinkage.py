@@ -252,6 +252,15 @@ def test_dropout_has_no_effect_and_training_mode_is_restored(method, pair):
     assert torch.equal(torch.get_rng_state(), state)
 
 
+def test_dropout_has_no_effect_on_slopes_and_kinks_either(pair):
+    layer, (x, m) = Dropping(), pair
+    expected = local_affine(layer.eval(), x[0], m[0]), kink_distance(layer, x, m)
+    got = local_affine(layer.train(), x[0], m[0]), kink_distance(layer, x, m)
+    for one, other in zip(expected, got, strict=True):
+        assert all(torch.equal(*pair) for pair in zip(one, other, strict=True))
+    assert all(module.training for module in layer.modules())
+
+
 def test_training_mode_is_restored_after_an_error(pair):
     layer = Dropping()
     layer.mlp.append(nn.Tanh())

@@ -404,9 +404,12 @@ def test_the_files_and_their_contents(tiny_data, tmp_path):
     out = tmp_path / "out"
     result = pretrain(tiny_data, max_epochs=2, out_dir=out)
     assert {file.name for file in out.iterdir()} == {
-        "regnet_pretrained.pth", "metrics.json", "shrinkage.csv", "train_edges.csv",
+        "regnet_pretrained.pth", "metrics.json", "settings.json", "shrinkage.csv", "train_edges.csv",
         "shrinkage_vs_degree.png", "shrinkage_hist.png", "shrinkage_vs_expr.png",
     }  # fmt: skip
+    settings = json.loads((out / "settings.json").read_text())
+    assert settings.pop("expression") != settings.pop("edges"), "two checksums"
+    assert settings == {"seed": 0, "hidden_share": 0.3, "structural": True, "epochs": 2}
     assert json.loads((out / "metrics.json").read_text()) == result.metrics
     again = training.RegNet(12, structural=True).double()
     again.load_state_dict(torch.load(out / "regnet_pretrained.pth", weights_only=True), strict=True)
@@ -711,6 +714,50 @@ def test_a_moved_folder_is_resumed_and_other_files_in_it_stay(tiny_data, tmp_pat
     shutil.move(tmp_path / "here", tmp_path / "there")
     assert same(pretrain(tiny_data, max_epochs=5, out_dir=str(tmp_path / "there"), resume=True), expected)
     assert [file.name for file in (tmp_path / "there" / "training").iterdir()] == ["notes.txt"]
+
+
+def in_a_job(monkeypatch, tasks):
+    for name, value in {"SLURM_NTASKS": tasks, "SLURM_JOB_NAME": "job.sh", "SLURM_JOB_ID": "1", "SLURM_NODEID": "0"}.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.usefixtures("no_report")
+def test_what_a_cluster_left_in_the_current_folder_is_not_gone_on_from(tiny_data, tmp_path, monkeypatch):
+    expected = pretrain(tiny_data, max_epochs=4)
+    stopped(tiny_data, tmp_path / "other", 3, seed=1)
+    shutil.copy(tmp_path / "other" / "training" / "last.ckpt", tmp_path / "hpc_ckpt_1.ckpt")
+    monkeypatch.chdir(tmp_path)
+    in_a_job(monkeypatch, "1")
+    assert same(pretrain(tiny_data, max_epochs=4), expected)
+
+
+@pytest.mark.parametrize("tasks", ["1", "4"])
+def test_a_job_of_a_cluster_is_one_process_and_keeps_its_signals(tiny_data, monkeypatch, tasks):
+    expected = pretrain(tiny_data, max_epochs=2)
+    in_a_job(monkeypatch, tasks)
+    before, seen = signal.getsignal(signal.SIGUSR1), []
+    original = EdgePrediction.training_step
+
+    def step(*arguments):
+        seen.append(signal.getsignal(signal.SIGUSR1))
+        return original(*arguments)
+
+    monkeypatch.setattr(EdgePrediction, "training_step", step)
+    assert same(pretrain(tiny_data, max_epochs=2), expected)
+    assert set(seen) == {before}
+
+
+def test_a_graphics_card_that_is_not_used_is_no_warning(tiny_data, monkeypatch):
+    expected = pretrain(tiny_data, max_epochs=2)
+    monkeypatch.setattr("lightning.pytorch.accelerators.CUDAAccelerator.is_available", staticmethod(lambda: True))
+    assert same(pretrain(tiny_data, max_epochs=2), expected)
+
+
+@pytest.mark.parametrize("field", ["x", "edge_index"])
+def test_data_on_another_device_are_refused(tiny_data, field):
+    tiny_data[field] = tiny_data[field].to("meta")
+    with pytest.raises(ValueError, match=rf"{field} must be on the CPU, .*got meta; use data.cpu\(\)"):
+        pretrain(tiny_data)
 
 
 @pytest.mark.usefixtures("no_report")

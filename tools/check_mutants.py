@@ -27,8 +27,9 @@ WORK = ROOT / "_build/mutants"
 RESULT = ROOT / "book/results/mutants.json"
 REASONS = ROOT / "tests/survivors.toml"
 MODULES = ("graph", "bayes", "shrinkage")
-NOTICED = {"killed", "segfault"}
-"""What mutmut says of a mutant that fails a test, or breaks down; one that seems to hang is counted apart."""
+NOTICED = {"killed", "segfault", "suspicious"}
+"""What mutmut says of a mutant that fails a test, or breaks down (suspicious: a status that pytest does not have, as after
+an abort); one that seems to hang is counted apart."""
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
 
 
