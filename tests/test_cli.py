@@ -191,9 +191,9 @@ def test_outputs_are_not_replaced_without_force(run, tmp_path):
             changed = lambda *names, **how: real(*names, **how).apply(lambda values: values[:, :-1], field)  # noqa: B023, E731
             patch.setattr("regnet.datasets.load_dataset", changed)
             assert_error(run(*arguments, "--resume"), f"o holds a finished training with {word},", "give another --out")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pathlib.Path.read_text", lambda *_, **__: "[")
-        assert_error(run(*arguments, "--resume"), "o/settings.json must be what regnet.pretrain wrote, and is not")
+    (tmp_path / "o" / "settings.json").write_text("[")
+    assert_error(run(*arguments, "--resume"), "o/settings.json must be what regnet.pretrain wrote, and is not")
+    (tmp_path / "o" / "settings.json").write_bytes(before["settings.json"])
     longer = run(*arguments[:3], "2", *arguments[4:], "--resume")
     assert_error(longer, "o holds a finished training with epochs=1, not 2,", "give another --out")
     assert {file.name: file.read_bytes() for file in (tmp_path / "o").iterdir()} == before
