@@ -256,7 +256,7 @@ def check_finished(out_dir: str | Path, data: Data, seed: int, max_epochs: int) 
     path = Path(out_dir) / "settings.json"
     try:
         before = dict(json.loads(path.read_text(encoding="utf-8")))
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise ValueError(f"{path} must be what regnet.pretrain wrote, and is not; {_START_OVER}") from error
     differences = _differences(before, _settings(data, seed) | {"epochs": max_epochs})
     if differences:
