@@ -64,20 +64,19 @@ def list_datasets() -> list[DatasetInfo]:
     listed = [DatasetInfo("pbmc68k", "765 x 350", "1025", "10x Genomics", "part of scanpy")]
     for name, members in networks().items():
         absent = [file for file in members if not _is_present(file)]
+        shape = edges = ""
         folder = os.environ.get("REGNET_DATA_DIR")
         if absent:
             megabytes = f"{sum(_sizes()[file] for file in absent) / 1e6:.1f} MB"
             place = f"missing, {megabytes}" if folder else f"download, {megabytes}"
-            listed.append(DatasetInfo(name, "", "", "BEELINE/GENELink", place))
         else:
             try:
                 genes, cells = _count_expression(_local(members[0]))
-                edges = str(_count_edges(_local(members[1])))
+                shape, edges = f"{genes} x {cells}", str(_count_edges(_local(members[1])))
+                place = "REGNET_DATA_DIR" if folder else "downloaded"
             except (OSError, EOFError, ValueError, zlib.error):  # the others are still listed; `fetch` says more
-                listed.append(DatasetInfo(name, "", "", "BEELINE/GENELink", "damaged"))
-                continue
-            place = "REGNET_DATA_DIR" if folder else "downloaded"
-            listed.append(DatasetInfo(name, f"{genes} x {cells}", edges, "BEELINE/GENELink", place))
+                place = "damaged"
+        listed.append(DatasetInfo(name, shape, edges, "BEELINE/GENELink", place))
     return listed
 
 
