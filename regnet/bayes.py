@@ -12,7 +12,7 @@ import functools
 import torch
 from torch import Tensor
 
-from regnet.graph import check_expression, check_pair
+from regnet.checks import check_expression, check_pair
 
 
 def posterior_weight(noise_var: Tensor | float, prior_var: Tensor | float) -> Tensor:

@@ -99,7 +99,7 @@ def open_expression(path: str | Path) -> LazyExpression:
     path = Path(path)
     suffix = path.suffix.lower()
     if suffix not in (".h5ad", ".zarr"):
-        raise ValueError(f"{path} must end in .h5ad or .zarr; for other files use regnet.files.read_expression")
+        raise ValueError(f"{path} must end in .h5ad or .zarr; for other files use regnet.io.read_expression")
     if not path.exists() or (suffix == ".h5ad" and path.is_dir()):
         raise FileNotFoundError(f"there is no file {path}{', but a folder' * path.is_dir()}")
     try:

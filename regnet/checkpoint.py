@@ -10,7 +10,7 @@ from pickle import UnpicklingError
 import torch
 from torch import Tensor
 
-from regnet.datasets import some
+from regnet.checks import some
 from regnet.model import RegNet
 
 _FIRST_LAYER = "graphsage.layers.0.agg.mlp.0.weight"

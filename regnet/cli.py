@@ -46,7 +46,7 @@ def datasets() -> None:
 
     Example: regnet datasets
     """
-    from regnet.registry import list_datasets
+    from regnet.data import list_datasets
 
     table = Table("name", "genes x cells", "edges", "from", "where it is", box=None, pad_edge=False)
     with _errors_in_one_line():
@@ -80,7 +80,7 @@ def pretrain(
     _check_input(name, expression, edges, tfs)
     if resume and force:
         raise typer.BadParameter("--resume goes on and --force starts over: give one of them")
-    from regnet.files import to_memory
+    from regnet.io import to_memory
     from regnet.training import OUTPUT_FILES, check_finished
     from regnet.training import pretrain as train
 
@@ -164,7 +164,7 @@ def shrinkage(
 
 
 def _check_input(name: str | None, expression: Path | None, edges: Path | None, tfs: Path | None) -> None:
-    from regnet.registry import dataset_names
+    from regnet.data import dataset_names
 
     with _errors_in_one_line():  # of names that are too long for a file
         is_file = bool(name) and (bool(Path(str(name)).suffix) or Path(str(name)).is_file())
@@ -181,7 +181,7 @@ def _check_input(name: str | None, expression: Path | None, edges: Path | None, 
 
 
 def _called(name: str | None, expression: Path | None) -> str:
-    from regnet.files import dataset_name
+    from regnet.io import dataset_name
 
     called = name or dataset_name(str(expression))
     if called in ("", ".", ".."):
@@ -195,8 +195,8 @@ def _load(
     """The data set that the options ask for, with notices on how names were matched."""
     import torch
 
-    from regnet.datasets import load_dataset
-    from regnet.files import add_network, read_data
+    from regnet.data import load_dataset
+    from regnet.io import add_network, read_data
 
     dtype = dtype or torch.float32
     if name:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from regnet.graph import check_expression
+from regnet.checks import check_expression
 
 
 class Counts(NamedTuple):
@@ -40,7 +40,7 @@ def recover_counts(x: Tensor) -> Counts:
         :class:`regnet.counts.Counts`.
 
     Raises:
-        TypeError, ValueError: see :func:`regnet.graph.check_expression`; there is no gene; an entry is negative; or some
+        TypeError, ValueError: see :func:`regnet.checks.check_expression`; there is no gene; an entry is negative; or some
             entry is further than a quarter from a whole number of molecules, or too large for one to be told from the next
             in the precision of ``x``: it is not of this form.
 

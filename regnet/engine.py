@@ -14,7 +14,8 @@ from torch import Tensor
 from torch_geometric.nn import SAGEConv
 from torch_geometric.utils import segment
 
-from regnet.graph import RegulatorLists, check_device, check_finite, check_matrix, pick_rows
+from regnet.checks import check_device, check_finite, check_matrix
+from regnet.graph import RegulatorLists, pick_rows
 from regnet.layers import (
     Layer,
     LayerWeights,
@@ -54,7 +55,7 @@ def sensitivities_on_graph(layer: Layer, x: Tensor, edge_index: Tensor) -> Sensi
         :class:`regnet.Sensitivities`; NaN for genes without regulators and genes equal to their mean.
 
     Raises:
-        TypeError, ValueError: see :func:`regnet.sensitivities` and :func:`regnet.graph.check_edge_index`.
+        TypeError, ValueError: see :func:`regnet.sensitivities` and :func:`regnet.checks.check_edge_index`.
 
     References:
         Chapters 3 and 16 of the book.

@@ -24,8 +24,7 @@ from torch.nn.parameter import is_lazy
 from torch_geometric.nn import SAGEConv
 from torch_geometric.nn.aggr import MeanAggregation
 
-from regnet.graph import check_device
-from regnet.model import MLPAggregator
+from regnet.checks import check_device
 
 Layer = Callable[[Tensor, Tensor], Tensor] | Module
 
@@ -141,6 +140,21 @@ class ProjectedWeights:
     def heard(self) -> Tensor:
         """The most that the output hears of what is passed on, (outputs + features,); of the root weight's part, all."""
         return torch.cat([self.w_out.new_ones(self.w_self.size(0)), _largest(self.w_out)])
+
+
+class MLPAggregator(Module):
+    r"""The note's :math:`g`: :math:`h = W_2\,\mathrm{ReLU}(W_1 [x, m] + b_1) + b_2` (its section 3).
+
+    Shapes: x and m (genes, in_channels) -> (genes, out_channels).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.mlp = Sequential(Linear(2 * in_channels, out_channels), ReLU(), Linear(out_channels, out_channels))
+
+    def forward(self, x: Tensor, m: Tensor) -> Tensor:
+        h: Tensor = self.mlp(torch.cat([x, m], dim=-1))
+        return h
 
 
 def as_function(layer: Layer) -> Callable[[Tensor, Tensor], Tensor]:

@@ -11,23 +11,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from regnet.graph import check_edge_index, mean_over_regulators
+from regnet.checks import check_edge_index
+from regnet.graph import mean_over_regulators
+from regnet.layers import MLPAggregator as MLPAggregator
 from regnet.structure import NUM_FEATURES, pair_features
-
-
-class MLPAggregator(nn.Module):
-    r"""The note's :math:`g`: :math:`h = W_2\,\mathrm{ReLU}(W_1 [x, m] + b_1) + b_2` (its section 3).
-
-    Shapes: x and m (genes, in_channels) -> (genes, out_channels).
-    """
-
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__()
-        self.mlp = nn.Sequential(nn.Linear(2 * in_channels, out_channels), nn.ReLU(), nn.Linear(out_channels, out_channels))
-
-    def forward(self, x: Tensor, m: Tensor) -> Tensor:
-        h: Tensor = self.mlp(torch.cat([x, m], dim=-1))
-        return h
 
 
 class SAGELayer(nn.Module):
@@ -205,7 +192,7 @@ class RegNet(nn.Module):
             normal, in evaluation mode from its mean.
 
         Raises:
-            TypeError, ValueError: see :func:`regnet.graph.check_edge_index`; an empty graph is taken.
+            TypeError, ValueError: see :func:`regnet.checks.check_edge_index`; an empty graph is taken.
         """
         for name, edges in (("edge_index", edge_index), ("pairs", pairs)):
             if edges.numel():  # an index below zero would count from the last gene

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from regnet.graph import check_edge_index
+from regnet.checks import check_edge_index
 
 NUM_FEATURES = 5
 
@@ -36,7 +36,7 @@ def pair_features(edge_index: Tensor, num_genes: int, pairs: Tensor) -> Tensor:
         Shape (pairs, 5), float64.
 
     Raises:
-        TypeError, ValueError: see :func:`regnet.graph.check_edge_index`, for the graph and for the pairs.
+        TypeError, ValueError: see :func:`regnet.checks.check_edge_index`, for the graph and for the pairs.
 
     References:
         Chapter 12 of the book; Kovács et al. (2019) for paths of length three.

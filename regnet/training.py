@@ -29,8 +29,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch_geometric.data import Data
 
-from regnet.datasets import check_gene_names
-from regnet.graph import check_edge_index, check_expression, in_degree
+from regnet.checks import check_edge_index, check_expression, check_gene_names
+from regnet.graph import in_degree
 from regnet.model import RegNet
 from regnet.report import REPORT_FILES, alone, put_report, save, with_advice
 from regnet.structure import pair_features
@@ -91,7 +91,7 @@ def split_edges(edge_index: Tensor, num_genes: int, seed: int = 0) -> EdgeSplit:
         :class:`EdgeSplit`; its parts are disjoint.
 
     Raises:
-        TypeError, ValueError: see :func:`regnet.graph.check_edge_index`.
+        TypeError, ValueError: see :func:`regnet.checks.check_edge_index`.
 
     References:
         Section 3 of the note; chapter 7 of the book.

@@ -40,7 +40,7 @@ from regnet import (
 )
 from regnet.blockwise import effective_weight_blockwise
 from regnet.checkpoint import load_checkpoint
-from regnet.files import add_network, join_network, read_data, read_edges, read_expression, read_names, to_memory
+from regnet.io import add_network, join_network, read_data, read_edges, read_expression, read_names, to_memory
 
 PAGE = Path(__file__).parents[1] / "book" / "bad_input.md"
 

@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 import regnet
 from regnet.checkpoint import load_checkpoint
 from regnet.cli import app
-from regnet.datasets import dataset_names
+from regnet.data import dataset_names
 from regnet.report import SHRINKAGE_FILES
 from regnet.training import OUTPUT_FILES
 
@@ -39,7 +39,7 @@ def run(monkeypatch, tiny_data, tmp_path):
         return tiny_data.clone().apply(lambda x: x.to(dtype), "x") if name == "tiny" else real(name, dtype=dtype)
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("regnet.datasets.load_dataset", load)
+    monkeypatch.setattr("regnet.data.load_dataset", load)
     return lambda *arguments: CliRunner().invoke(app, list(map(str, arguments)))
 
 
@@ -314,7 +314,7 @@ def test_an_error_is_shown_as_it_is_written(run, monkeypatch, text):
     def fail(name, dtype):
         raise ValueError(text)
 
-    monkeypatch.setattr("regnet.datasets.load_dataset", fail)
+    monkeypatch.setattr("regnet.data.load_dataset", fail)
     assert_error(run("pretrain", "tiny"), f"Error: {text}")
 
 
@@ -447,9 +447,9 @@ def test_shrinkage_finds_a_folder_that_cannot_be_written_to_before_the_work(run,
 
 
 def test_too_little_memory_is_one_line_and_other_errors_of_torch_are_not_hidden(run, monkeypatch):
-    monkeypatch.setattr("regnet.datasets.load_dataset", lambda *_, **__: torch.empty(10**15))
+    monkeypatch.setattr("regnet.data.load_dataset", lambda *_, **__: torch.empty(10**15))
     assert_error(run("pretrain", "tiny"), "too little memory: can't allocate memory", "4000000000000000 bytes")
-    monkeypatch.setattr("regnet.datasets.load_dataset", lambda *_, **__: torch.ones(2) @ torch.ones(3))
+    monkeypatch.setattr("regnet.data.load_dataset", lambda *_, **__: torch.ones(2) @ torch.ones(3))
     assert isinstance(run("pretrain", "tiny").exception, RuntimeError)
 
 

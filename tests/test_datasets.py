@@ -17,9 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from regnet import registry as registry_module
-from regnet.datasets import PBMC68K_TFS, check_gene_names, dataset_names, fetch, load_dataset, make_dataset, match_names
-from regnet.registry import list_datasets
+from regnet import data as registry_module
+from regnet.checks import check_gene_names
+from regnet.data import PBMC68K_TFS, dataset_names, fetch, list_datasets, load_dataset, make_dataset, match_names
 
 EXPRESSION = pd.DataFrame([[0.0, 1.5], [2.0, 0.5], [3.0, 3.0]], index=["Spi1", "LYZ", "Cd74"], columns=["c1", "c2"])
 

@@ -570,8 +570,8 @@ def test_a_cache_that_cannot_be_written_to_is_named(server):
 TWO_AT_ONCE = """
 import os, sys, time
 from pathlib import Path
-import regnet.datasets, regnet.registry
-regnet.registry._REGISTRY = Path(sys.argv[1])
+import regnet.data, regnet.data
+regnet.data._REGISTRY = Path(sys.argv[1])
 make = os.makedirs
 
 def slowly(*args, **kwargs):  # so that both make the same folders at the same moment
@@ -584,7 +584,7 @@ for _ in range(2):
     child = os.fork()
     if not child:
         try:
-            assert regnet.datasets.load_dataset("toy-near").x.tolist() == [[1, 2], [0, 4]]
+            assert regnet.data.load_dataset("toy-near").x.tolist() == [[1, 2], [0, 4]]
         except BaseException as error:
             print(repr(error), file=sys.stderr, flush=True)
             os._exit(1)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch_geometric.data import Data
 
-from regnet.files import (
+from regnet.io import (
     add_network,
     dataset_name,
     join_network,

@@ -11,17 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch_geometric.nn import SAGEConv
 
-from regnet.graph import (
-    RegulatorLists,
-    check_edge_index,
-    check_expression,
-    check_matrix,
-    check_pair,
-    in_degree,
-    mean_over_regulators,
-    neighbor_mean,
-    rewire,
-)
+from regnet.checks import check_edge_index, check_expression, check_matrix, check_pair
+from regnet.graph import RegulatorLists, in_degree, mean_over_regulators, neighbor_mean, rewire
 
 
 def dense_mean(x, edge_index):

@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 
 from regnet import RegNet, registry
 from regnet.cli import app
-from regnet.files import read_data
+from regnet.io import read_data
 from regnet.report import REPORT_FILES, SHRINKAGE_FILES, write_report
 from regnet.training import OUTPUT_FILES
 

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
-from regnet.datasets import TRANSPOSED, NameMatch, check_gene_names, index_edges, match_names, some
+from regnet.checks import check_gene_names, some
+from regnet.data import TRANSPOSED, NameMatch, index_edges, match_names
 
 if TYPE_CHECKING:
     from regnet.blockwise import LazyExpression
@@ -76,7 +77,7 @@ def read_expression(path: str | Path) -> Expression | LazyExpression:
             header has most of. Or ``.h5ad`` or ``.zarr``, which stay on disk: see ``regnet.blockwise.open_expression``.
 
     Returns:
-        :class:`regnet.files.Expression` in float64; from ``.h5ad`` and ``.zarr`` a ``regnet.blockwise.LazyExpression``.
+        :class:`regnet.io.Expression` in float64; from ``.h5ad`` and ``.zarr`` a ``regnet.blockwise.LazyExpression``.
         Names are text, whatever they look like: ``NA``, ``007`` and ``1-Mar`` are genes.
 
     Raises:
@@ -151,7 +152,7 @@ def read_edges(path: str | Path, genes: Sequence[str]) -> Edges:
             names are genes.
 
     Returns:
-        :class:`regnet.files.Edges`.
+        :class:`regnet.io.Edges`.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -248,7 +249,7 @@ def join_network(
         cells: names of the cells: a matrix that was meant to be transposed has the genes there.
 
     Returns:
-        :class:`regnet.files.Network`; names are joined by :func:`regnet.datasets.match_names`.
+        :class:`regnet.io.Network`; names are joined by :func:`regnet.data.match_names`.
 
     Raises:
         ValueError: no edge is left, or no transcription factor; or transcription factors are among the targets and none
@@ -301,14 +302,14 @@ def read_data(path: str | Path) -> Data:
     """An expression file as a data set without a network.
 
     Args:
-        path: see :func:`regnet.files.read_expression`.
+        path: see :func:`regnet.io.read_expression`.
 
     Returns:
         ``Data`` with ``x`` (genes, cells), a tensor in float64 or, from ``.h5ad`` and ``.zarr``, a Dask array; with
         ``gene_names``, ``cell_names`` and, after the file, ``name``.
 
     Raises:
-        FileNotFoundError, ValueError: see :func:`regnet.files.read_expression`.
+        FileNotFoundError, ValueError: see :func:`regnet.io.read_expression`.
 
     References:
         Chapter 16 of the book; :ref:`bad-input`.
@@ -372,16 +373,16 @@ def add_network(data: Data, edges: str | Path, tfs: str | Path | None = None) ->
 
     Args:
         data: ``x`` and ``gene_names``; a network that is there is replaced, ``is_tf`` only where ``tfs`` is given.
-        edges: see :func:`regnet.files.read_edges`.
-        tfs: see :func:`regnet.files.read_names`; without it the regulators are the transcription factors, unless the data
+        edges: see :func:`regnet.io.read_edges`.
+        tfs: see :func:`regnet.io.read_names`; without it the regulators are the transcription factors, unless the data
             set says which genes are.
 
     Returns:
         The data set with ``edge_index``, ``is_tf`` and ``listed_edges``, how many edges the file has; and notices.
 
     Raises:
-        FileNotFoundError, ValueError: see :func:`regnet.files.read_edges`, :func:`regnet.files.read_names` and
-            :func:`regnet.files.join_network`; the message names the file.
+        FileNotFoundError, ValueError: see :func:`regnet.io.read_edges`, :func:`regnet.io.read_names` and
+            :func:`regnet.io.join_network`; the message names the file.
 
     References:
         Chapter 16 of the book; :ref:`bad-input`.

@@ -1,0 +1,65 @@
+"""Output folders: one lock, and one way to write files whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+_UNFINISHED = ".unfinished"
+
+
+@contextmanager
+def output_lock(folder: str | Path) -> Iterator[Path]:
+    """An output folder, made where there is none, that no other run writes to meanwhile."""
+    folder = Path(folder)
+    with explain_write_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock")
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            raise BlockingIOError(
+                f"another run is writing to {folder}; wait until it has ended, or give another folder (--out)"
+            ) from None
+    try:
+        for left in folder.rglob(f"*{_UNFINISHED}"):  # by a run that was killed
+            left.unlink()
+        yield folder
+    finally:
+        lock.release()
+        (folder / ".lock").unlink(missing_ok=True)
+
+
+def write_files(folder: Path, files: Mapping[str, bytes | memoryview]) -> None:
+    """Write all files beside their places, then move them there: none is ever half written, and none lost."""
+    with explain_write_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        unfinished = {folder / f"{name}{_UNFINISHED}": folder / name for name in files}
+        try:
+            for path, content in zip(unfinished, files.values(), strict=True):
+                path.write_bytes(content)
+            for path, place in unfinished.items():
+                path.replace(place)
+        except OSError:
+            for path in unfinished:
+                path.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def explain_write_errors(folder: Path) -> Iterator[None]:
+    """Turn the failure of a write into a message that names the folder and says what can be done."""
+    try:
+        yield
+    except BlockingIOError:
+        raise
+    except OSError as error:
+        failure = type(error)(
+            f"cannot write to {folder} ({error.strerror or error}); make room there or make it writable, or give another "
+            "folder (--out); earlier outputs are as they were"
+        )
+        failure.errno = error.errno
+        raise failure from error
