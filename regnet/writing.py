@@ -29,8 +29,8 @@ def output_lock(folder: str | Path) -> Iterator[Path]:
             left.unlink()
         yield folder
     finally:
+        (folder / ".lock").unlink(missing_ok=True)  # while it is held: filelock does not take one that is gone
         lock.release()
-        (folder / ".lock").unlink(missing_ok=True)
 
 
 def write_files(folder: Path, files: Mapping[str, bytes | memoryview]) -> None:
