@@ -36,26 +36,26 @@ def write_matrix(path: Path, genes: int, cells: int, cells_a_chunk: int) -> bool
 
 
 def main() -> None:
+    import dask.array
     import torch
     from contenders import HIDDEN, make_edges
     from memory import status
 
     import regnet
-    from regnet.blockwise import effective_weight_blockwise, open_expression
     from regnet.model import MLPAggregator
 
     torch.manual_seed(0)
-    x = open_expression(sys.argv[1]).x
+    x = dask.array.from_zarr(sys.argv[1])
     edge_index = make_edges(x.shape[0], 20 * x.shape[0])
     few = x[:, : min(200, x.shape[1])]  # warms up, and is checked
     layer = MLPAggregator(few.shape[1], HIDDEN)
-    weight = torch.as_tensor(effective_weight_blockwise(layer, few, edge_index))
+    weight = torch.as_tensor(regnet.effective_weight_on_graph(layer, few, edge_index))
     in_memory = regnet.effective_weight_on_graph(layer, torch.as_tensor(few.compute()), edge_index)
     torch.testing.assert_close(weight, in_memory, rtol=0, atol=1e-4, equal_nan=True)
 
     layer = MLPAggregator(x.shape[1], HIDDEN)
     start = time.perf_counter()
-    effective_weight_blockwise(layer, x, edge_index)
+    regnet.effective_weight_on_graph(layer, x, edge_index)
     print(json.dumps({"seconds": time.perf_counter() - start, "peak": status("VmHWM")}))
 
 

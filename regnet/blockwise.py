@@ -1,4 +1,4 @@
-r"""The effective weight of matrices larger than memory, on Dask.
+r"""Matrices larger than memory, on Dask.
 
 Everything that :mod:`regnet.engine` takes from the expression matrix is a sum over cells: with :math:`b` running over blocks
 of cells, :math:`x W^\top = \sum_b x_b W_b^\top`. One pass over the blocks, read from disk a few at a time, adds up arrays of
@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial, reduce
 from itertools import chain
-from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import uuid4
 
@@ -25,35 +24,17 @@ from dask.delayed import Delayed
 from scipy import sparse
 from torch import Tensor
 
-from regnet.engine import from_products, message_direction
-from regnet.graph import RegulatorLists
-from regnet.layers import (
-    Layer,
-    LayerWeights,
-    ProjectedWeights,
-    UnreadableLayerError,
-    evaluation_mode,
-    read_layer,
-    read_layer_on_graph,
-)
-from regnet.shrinkage import Sensitivities, within_rounding
+from regnet.checks import check_edge_index
+from regnet.engine import Recomputed
+from regnet.graph import Adjacency
+from regnet.layers import LayerWeights
+from regnet.shrinkage import is_rounding
 
 Block = Any
 """Some genes x some cells, of NumPy or of scipy.sparse."""
 
 _GROUP = 16
 """How many slices are added one after the other."""
-
-
-class LazyExpression(NamedTuple):
-    """An expression matrix that stays on disk."""
-
-    x: da.Array
-    """Genes x cells; blocks of NumPy or, as stored, of scipy's sparse matrices."""
-    gene_names: list[str]
-    """One for each row; the numbers of the rows where the file names none."""
-    cell_names: list[str]
-    """One for each column; none where the file names none."""
 
 
 class Moments(NamedTuple):
@@ -69,74 +50,88 @@ class Moments(NamedTuple):
     r"""Mean over cells of :math:`(x - m)^2`, the sufficient statistic of :func:`regnet.prior_variance`; NaN without m."""
 
 
-def open_expression(path: str | Path) -> LazyExpression:
-    """Open a ``.h5ad`` or ``.zarr`` file without reading its matrix.
+class OnDask:
+    """A Dask array (genes, cells), for :mod:`regnet.engine`."""
 
-    Args:
-        path: AnnData's ``.h5ad`` or ``.zarr`` (cells x genes, which is transposed here), or a plain array in ``.zarr``
-            (genes x cells).
+    def __init__(self, x: da.Array) -> None:
+        _check(x)
+        self.x = x
+        self.like = torch.ones(1, x.shape[1], dtype=torch.float32 if x.dtype == np.float32 else torch.float64)
 
-    Returns:
-        :class:`regnet.blockwise.LazyExpression`.
+    def products(self, weights: LayerWeights) -> tuple[Tensor, Tensor]:
+        (x,) = dask.optimize(self.x)  # so that no more is read than is needed
+        # Every block is read once and used by both; the squares alone need float64, lest they overflow.
+        with explain_read_errors():
+            products, squares = dask.compute(
+                _sum_over_blocks(_block_products, x, weights),
+                _sum_over_blocks(_block_squares, x, extra=1, dtype=np.float64),
+            )
+        return torch.from_numpy(products[0]), torch.from_numpy(squares[0, :, 0]).sqrt().to(self.like.dtype)
 
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: another suffix, a file that cannot be read, or one without a matrix of real numbers. Damage inside the
-            matrix shows when it is read.
+    def recompute(self, weights: LayerWeights, graph: Adjacency, genes: Tensor) -> Recomputed:
+        """In another pass, over the rows of these genes and their regulators alone."""
+        rows, hidden = graph.select(genes), len(weights.bias)
+        needed, number = torch.cat([genes, rows.col]).unique(return_inverse=True)
+        function = partial(_block_delta, own=number[: len(genes)], regulators=Adjacency(rows.rowptr, number[len(genes) :]))
+        (x,) = dask.optimize(_all_genes(self.x)[needed.numpy()])
+        with explain_read_errors():
+            sums = _sum_over_blocks(function, x, weights, extra=hidden + 3, dtype=np.float64).compute()
+        delta, z, squares = torch.from_numpy(sums[0]).split([2 * hidden, hidden, 3], dim=1)
+        return Recomputed(z + weights.bias.double(), delta, is_rounding(*squares.sqrt().unbind(dim=1)))
 
-    References:
-        Chapter 16 of the book.
 
-    >>> import tempfile, zarr
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     zarr.save(f"{folder}/x.zarr", np.zeros((3, 5)))
-    ...     open_expression(f"{folder}/x.zarr").x.shape
-    (3, 5)
+def neighbor_mean_blockwise(x: da.Array, edge_index: Tensor) -> da.Array:
+    """:func:`regnet.neighbor_mean` of a Dask array (genes, cells), block by block; nothing is computed yet.
+
+    >>> x = da.from_array(np.array([[1.0], [3.0], [0.0]]))
+    >>> neighbor_mean_blockwise(x, torch.tensor([[0, 1], [2, 2]])).compute().tolist()
+    [[0.0], [0.0], [2.0]]
     """
-    import anndata  # these take seconds to import
-    import zarr
+    dense = dense_blocks(x)
+    check_edge_index(edge_index, x.shape[0])
+    graph = Adjacency.of(edge_index, x.shape[0])
 
-    path = Path(path)
-    suffix = path.suffix.lower()
-    if suffix not in (".h5ad", ".zarr"):
-        raise ValueError(f"{path} must end in .h5ad or .zarr; for other files use regnet.io.read_expression")
-    if not path.exists() or (suffix == ".h5ad" and path.is_dir()):
-        raise FileNotFoundError(f"there is no file {path}{', but a folder' * path.is_dir()}")
-    try:
-        if suffix == ".zarr" and isinstance(array := zarr.open(path, mode="r"), zarr.Array):
-            if array.ndim != 2:
-                raise ValueError(f"an array of {array.ndim} dimensions, and not genes x cells")
-            x, genes, cells = da.from_zarr(array), [str(gene) for gene in range(array.shape[0])], []
-        else:
-            table = anndata.experimental.read_lazy(path)
-            if not isinstance(table.X, da.Array):
-                raise ValueError(
-                    "its matrix X has no encoding of AnnData 0.7 or later; read it with AnnData and write it again"
-                )
-            x = (table.X.map_blocks(_whole, meta=table.X._meta) if sparse.issparse(table.X._meta) else table.X).T
-            genes, cells = ([str(name) for name in names] for names in (table.var_names, table.obs_names))
-        if x.dtype.kind not in "biuf":
-            raise ValueError(f"its entries are {x.dtype}, and not real numbers")
-    except Exception as error:  # HDF5, Zarr and AnnData each have errors of their own for a damaged file
-        raise ValueError(f"{path} cannot be read as {suffix}: {error}; write it again or check the download") from error
-    return LazyExpression(x, genes, cells)
+    def mean(block: np.ndarray) -> np.ndarray:
+        if not np.isfinite(block).all():
+            gene = np.argwhere(~np.isfinite(block))[0][0]
+            raise ValueError(f"x must be finite; gene {gene} has an entry that is not; remove or impute it first")
+        return graph.mean(torch.from_numpy(block.astype(np.float64))).numpy().astype(block.dtype)
+
+    return dense.map_blocks(mean, dtype=x.dtype)
 
 
-def _whole(block: Block) -> Block:
-    """A sparse block as it was stored; indices beyond its shape, as in a damaged file, would crash the whole process."""
-    try:
-        block.check_format(full_check=True)
-    except ValueError as error:
-        raise RuntimeError(str(error)) from None
-    return block
+def moments_blockwise(x: da.Array, edge_index: Tensor) -> Moments:
+    r"""What Eq. (1) needs of every gene, in one pass over the blocks of a Dask array (genes, cells).
+
+    .. math:: \hat\tau_i^2 = \max\Bigl(0,\ \frac1S \sum_s (x_{is}-m_{is})^2 - \sigma_i^2\Bigr)
+
+    is the maximum-likelihood prior variance of :func:`regnet.prior_variance` where the noise of a gene is the same in all
+    cells: ``(moments.squared_deviation - noise_var).clamp(min=0)``.
+
+    >>> x = da.from_array(np.array([[1.0, 3.0], [2.0, 6.0]]))
+    >>> moments_blockwise(x, torch.tensor([[0], [1]])).squared_deviation
+    tensor([nan, 5.], dtype=torch.float64)
+    """
+    dense = dense_blocks(x).astype(np.float64)
+    m = neighbor_mean_blockwise(dense, edge_index)
+    parts = dense.mean(axis=1), dense.var(axis=1), m.mean(axis=1), ((dense - m) ** 2).mean(axis=1)
+    moments = Moments(*(torch.from_numpy(part) for part in dask.compute(*parts)))
+    moments.squared_deviation[Adjacency.of(edge_index, x.shape[0]).in_degree() == 0] = torch.nan
+    return moments
+
+
+def dense_blocks(x: da.Array) -> da.Array:
+    """A Dask array with all genes in every block, and NumPy blocks where they may have been scipy's sparse matrices."""
+    _check(x)
+    return _all_genes(x).map_blocks(_to_numpy, dtype=x.dtype, meta=np.empty((0, 0), dtype=x.dtype))
 
 
 @contextmanager
-def damage_said() -> Iterator[None]:
+def explain_read_errors() -> Iterator[None]:
     """An error that says what to do, where a block on disk is damaged or too large."""
     try:
         yield
-    except RuntimeError as error:  # of Zarr's decompression, or from above
+    except RuntimeError as error:  # of Zarr's decompression, or of a sparse block that is not whole
         if "allocate memory" in str(error):  # PyTorch's own
             raise MemoryError("too little memory for a block; write the matrix in smaller chunks") from error
         raise ValueError(
@@ -144,181 +139,8 @@ def damage_said() -> Iterator[None]:
         ) from error
 
 
-def sensitivities_blockwise(layer: Layer, x: da.Array, edge_index: Tensor) -> Sensitivities:
-    r"""Exact sensitivities of every gene of a graph, Eq. (3), in one pass over blocks of cells.
-
-    .. math:: y = \sum_b x_b\,[W_{x,b}\ W_{m,b}]^\top, \qquad [W_x\delta\ W_m\delta] = y - \bar A y
-
-    Only where genes almost equal their mean the blocks are read again for those genes, once for every few thousand genes
-    among which there are some.
-
-    Args:
-        layer: one that :mod:`regnet.layers` reads; ``g(x, m)`` of another kind need not be a sum over cells.
-        x: expression, Dask array of shape (genes, cells) in the dtype of the layer, chunked in any way. Blocks of a
-            thousand cells or more serve best: what a block adds to the sums has 2 hidden columns, however few cells it has.
-        edge_index: regulator -> target, shape (2, edges).
-
-    Returns:
-        :class:`regnet.Sensitivities`; NaN as in :func:`regnet.sensitivities_on_graph`.
-
-    Raises:
-        TypeError, ValueError: see :func:`regnet.sensitivities_on_graph`; ``x`` is no Dask array (genes, cells).
-
-    References:
-        Chapter 16 of the book.
-
-    >>> layer = torch.nn.Linear(2, 1, bias=False)
-    >>> layer.weight.data = torch.tensor([[0.25, 0.75]])
-    >>> x = da.from_array(np.array([[1], [3]], dtype=np.float32))
-    >>> sensitivities_blockwise(layer, x, torch.tensor([[0], [1]])).weight
-    tensor([   nan, 0.2500])
-    """
-    like = _stand_in(x)
-    graph = RegulatorLists.of(message_direction(layer, edge_index), x.shape[0])
-    with torch.no_grad(), evaluation_mode(layer):
-        try:
-            weights = read_layer_on_graph(layer, like)
-        except UnreadableLayerError as error:
-            raise UnreadableLayerError(
-                f"{type(layer).__name__} cannot be read, and only layers that can are a sum over cells ({error}); supported "
-                "are a SAGEConv with mean aggregation, Linear-ReLU-Linear and Linear on [x, m]; for another layer use "
-                "effective_weight_on_graph on the matrix in memory"
-            ) from None
-        products, row_lengths = _products(x, weights)
-        return from_products(
-            weights, products, row_lengths, graph, lambda genes: _from_delta(x, weights, graph.select(genes), genes)
-        )
-
-
-def effective_weight_blockwise(layer: Layer, x: da.Array, edge_index: Tensor) -> Tensor:
-    r"""Effective shrinkage weight, Eq. (4), of every gene of a graph, in one pass over blocks of cells.
-
-    Args:
-        layer: see :func:`regnet.blockwise.sensitivities_blockwise`.
-        x: expression, Dask array of shape (genes, cells).
-        edge_index: regulator -> target, shape (2, edges).
-
-    Returns:
-        Shape (genes,); NaN for genes without regulators and genes equal to their mean.
-
-    Raises:
-        TypeError, ValueError: see :func:`regnet.blockwise.sensitivities_blockwise`.
-
-    References:
-        Section 4 of the note (chapters 4 and 16 of the book).
-
-    >>> layer = torch.nn.Linear(2, 1, bias=False)
-    >>> layer.weight.data = torch.tensor([[0.25, 0.75]])
-    >>> x = da.from_array(np.array([[1], [3]], dtype=np.float32))
-    >>> effective_weight_blockwise(layer, x, torch.tensor([[0], [1]]))
-    tensor([   nan, 0.2500])
-    """
-    return sensitivities_blockwise(layer, x, edge_index).weight
-
-
-def first_layer_blockwise(layer: Layer, x: da.Array, edge_index: Tensor) -> Tensor:
-    """What the first layer makes of the expression, from the same pass: the input of the layers above it.
-
-    Args:
-        layer: one that :func:`regnet.layers.read_layer` reads.
-        x: expression, Dask array of shape (genes, cells).
-        edge_index: regulator -> target, shape (2, edges).
-
-    Returns:
-        ``g(x, m)``, shape (genes, outputs); with m = 0 for genes without regulators, as in the network.
-
-    Raises:
-        TypeError, ValueError: see :func:`regnet.blockwise.sensitivities_blockwise`.
-
-    References:
-        Chapter 16 of the book.
-
-    >>> layer = torch.nn.Linear(2, 1, bias=False)
-    >>> layer.weight.data = torch.tensor([[0.25, 0.75]])
-    >>> x = da.from_array(np.array([[1], [3]], dtype=np.float32))
-    >>> first_layer_blockwise(layer, x, torch.tensor([[0], [1]]))
-    tensor([[0.2500],
-            [1.5000]])
-    """
-    like = _stand_in(x)
-    graph = RegulatorLists.of(message_direction(layer, edge_index), x.shape[0])
-    with torch.no_grad(), evaluation_mode(layer):
-        weights = read_layer(layer, like)
-        products, _ = _products(x, weights)
-        to_self, to_neighbor = products.chunk(2, dim=1)
-        z = to_self + graph.mean(to_neighbor.contiguous()) + weights.bias
-        return weights.out(weights.mask(z) * z) + weights.bias_out
-
-
-def neighbor_mean_blockwise(x: da.Array, edge_index: Tensor) -> da.Array:
-    r"""Mean expression of each gene's regulators, block by block; nothing is computed yet.
-
-    .. math:: m_{is} = \frac{1}{|\Gamma(i)|} \sum_{j \in \Gamma(i)} x_{js}
-
-    Args:
-        x: expression, Dask array of shape (genes, cells).
-        edge_index: regulator -> target, shape (2, edges).
-
-    Returns:
-        Dask array of NumPy blocks, shape and floating dtype of ``x``; zeros for a gene without regulators.
-
-    Raises:
-        TypeError, ValueError: see :func:`regnet.neighbor_mean`.
-
-    References:
-        Section 1 of the note (chapters 1 and 16 of the book).
-
-    >>> x = da.from_array(np.array([[1.0], [3.0], [0.0]]))
-    >>> neighbor_mean_blockwise(x, torch.tensor([[0, 1], [2, 2]])).compute().tolist()
-    [[0.0], [0.0], [2.0]]
-    """
-    _stand_in(x)
-    graph = RegulatorLists.of(edge_index, x.shape[0])
-
-    def mean(block: np.ndarray) -> np.ndarray:
-        if not np.isfinite(block).all():
-            gene = np.argwhere(~np.isfinite(block))[0][0]
-            raise ValueError(f"x must be finite; gene {gene} has an entry that is not; remove or impute it first")
-        return graph.mean(torch.from_numpy(np.ascontiguousarray(block))).numpy()
-
-    return dense_blocks(x).map_blocks(mean, dtype=x.dtype)
-
-
-def moments_blockwise(x: da.Array, edge_index: Tensor) -> Moments:
-    r"""What Eq. (1) needs of every gene, in one pass over blocks of cells.
-
-    .. math:: \hat\tau_i^2 = \max\Bigl(0,\ \frac1S \sum_s (x_{is}-m_{is})^2 - \sigma_i^2\Bigr)
-
-    is the maximum-likelihood prior variance of :func:`regnet.prior_variance` where the noise of a gene is the same in all
-    cells: ``(moments.squared_deviation - noise_var).clamp(min=0)``.
-
-    Args:
-        x: expression, Dask array of shape (genes, cells).
-        edge_index: regulator -> target, shape (2, edges).
-
-    Returns:
-        :class:`regnet.blockwise.Moments`.
-
-    Raises:
-        TypeError, ValueError: see :func:`regnet.neighbor_mean`.
-
-    References:
-        Section 1 of the note (chapters 1 and 16 of the book).
-
-    >>> x = da.from_array(np.array([[1.0, 3.0], [2.0, 6.0]]))
-    >>> moments_blockwise(x, torch.tensor([[0], [1]])).squared_deviation
-    tensor([nan, 5.], dtype=torch.float64)
-    """
-    m = neighbor_mean_blockwise(x, edge_index).astype(np.float64)
-    dense = dense_blocks(x).astype(np.float64)
-    parts = dense.mean(axis=1), dense.var(axis=1), m.mean(axis=1), ((dense - m) ** 2).mean(axis=1)
-    mean, variance, neighbor_mean, squared_deviation = (torch.from_numpy(part) for part in dask.compute(*parts))
-    squared_deviation[RegulatorLists.of(edge_index, x.shape[0]).in_degree() == 0] = torch.nan
-    return Moments(mean, variance, neighbor_mean, squared_deviation)
-
-
-def _stand_in(x: da.Array) -> Tensor:
-    """One gene of the width and dtype of x, by which a layer can be checked before anything is read."""
+def _check(x: da.Array) -> None:
+    """Raise unless x is a Dask array (genes, cells) of known shape, of float32 or float64."""
     if not isinstance(x, da.Array) or x.ndim != 2 or x.dtype not in (np.float32, np.float64):
         got = f"{x.shape} of {x.dtype}" if isinstance(x, da.Array) else type(x).__name__
         raise TypeError(
@@ -327,25 +149,6 @@ def _stand_in(x: da.Array) -> Tensor:
         )
     if any(math.isnan(size) for size in x.shape):
         raise ValueError(f"x must know its shape; got {x.shape}; call x.compute_chunk_sizes() first")
-    return torch.ones(1, x.shape[1], dtype=torch.float32 if x.dtype == np.float32 else torch.float64)
-
-
-def dense_blocks(x: da.Array) -> da.Array:
-    """A Dask array with all genes in every block, and NumPy blocks where they may have been scipy's sparse matrices.
-
-    Args:
-        x: Dask array of shape (genes, cells).
-
-    Returns:
-        The same numbers; nothing is computed yet.
-
-    References:
-        Chapter 16 of the book.
-
-    >>> dense_blocks(da.from_array(np.ones((3, 4)), chunks=(3, 2))).chunks
-    ((3,), (2, 2))
-    """
-    return _all_genes(x).map_blocks(_to_numpy, dtype=x.dtype, meta=np.empty((0, 0), dtype=x.dtype))
 
 
 def _all_genes(x: da.Array) -> da.Array:
@@ -355,18 +158,6 @@ def _all_genes(x: da.Array) -> da.Array:
 
 def _to_numpy(block: Block) -> np.ndarray:
     return block.toarray() if sparse.issparse(block) else np.asarray(block)
-
-
-def _products(x: da.Array, weights: LayerWeights | ProjectedWeights) -> tuple[Tensor, Tensor]:
-    """x [w_self, w_neighbor]^T, (genes, 2 hidden), and the length of every row of x, in one pass."""
-    (x,) = dask.optimize(x)  # so that no more is read than is needed
-    # Every block is read once and used by both; the squares alone need float64, lest they overflow.
-    with damage_said():
-        products, squares = dask.compute(
-            _sum_over_blocks(_block_products, x, weights),
-            _sum_over_blocks(_block_squares, x, extra=1, dtype=np.float64),
-        )
-    return torch.from_numpy(products[0]), torch.from_numpy(squares[0, :, 0]).sqrt().to(weights.w_self.dtype)
 
 
 def _block_products(block: Block, first_cell: np.ndarray, w_self: np.ndarray, w_neighbor: np.ndarray) -> np.ndarray:
@@ -391,36 +182,20 @@ def _block_squares(block: Block, first_cell: np.ndarray) -> np.ndarray:
     return squares[None, :, None]
 
 
-def _from_delta(
-    x: da.Array, weights: LayerWeights | ProjectedWeights, lists: RegulatorLists, genes: Tensor
-) -> tuple[Tensor, Tensor]:
-    """W delta from delta itself for some genes, and which of them have none beyond rounding: a pass for these alone."""
-    needed, number = torch.cat([genes, lists.regulators]).unique(return_inverse=True)
-    renumbered = RegulatorLists(lists.offsets, number[len(genes) :])
-    function = partial(_block_delta, own=number[: len(genes)], lists=renumbered)
-    (rows,) = dask.optimize(_all_genes(x)[needed.numpy()])
-    sums = torch.from_numpy(_sum_over_blocks(function, rows, weights, extra=3, dtype=np.float64).compute()[0])
-    delta, x_length, m_length = sums[:, -3:].sqrt().to(weights.w_self.dtype).unbind(dim=1)
-    return sums[:, :-3].to(weights.w_self.dtype), within_rounding(delta, x_length, m_length)
-
-
 def _block_delta(
-    block: Block, first_cell: np.ndarray, w_self: np.ndarray, w_neighbor: np.ndarray, own: Tensor, lists: RegulatorLists
+    block: Block, first_cell: np.ndarray, w_self: np.ndarray, w_neighbor: np.ndarray, own: Tensor, regulators: Adjacency
 ) -> np.ndarray:
-    """What a block adds to W delta and, in the last columns, to the squared lengths of delta, x and m."""
+    """What a block adds to W delta, to z without its bias, and to the squared lengths of delta, x and m."""
     rows = torch.from_numpy(_to_numpy(block).astype(np.float64))
-    x, m = rows[own], lists.mean(rows)
-    squares = torch.stack([part.square().sum(dim=1) for part in (x - m, x, m)], dim=1)
-    both = torch.from_numpy(np.hstack([w_self, w_neighbor]).astype(np.float64))
-    return torch.cat([(x - m) @ both, squares], dim=1).numpy()[None]
+    to_self, to_neighbor = (torch.from_numpy(w.astype(np.float64)) for w in (w_self, w_neighbor))
+    x, m = rows[own], regulators.mean(rows)
+    delta = x - m
+    squares = torch.stack([part.square().sum(dim=1) for part in (delta, x, m)], dim=1)
+    return torch.cat([delta @ to_self, delta @ to_neighbor, x @ to_self + m @ to_neighbor, squares], dim=1).numpy()[None]
 
 
 def _sum_over_blocks(
-    function: Callable[..., np.ndarray],
-    x: da.Array,
-    weights: LayerWeights | ProjectedWeights | None = None,
-    extra: int = 0,
-    dtype: Any = None,
+    function: Callable[..., np.ndarray], x: da.Array, weights: LayerWeights | None = None, extra: int = 0, dtype: Any = None
 ) -> Delayed:
     """The sum over blocks of cells of ``function(block, number of its first cell, weights of its cells)``, to be computed.
 

@@ -10,24 +10,7 @@ from torch import Tensor
 
 
 def check_expression(x: Tensor, name: str = "x") -> None:
-    """Raise unless ``x`` is a finite matrix (genes, cells) of float32 or float64.
-
-    Args:
-        x: expression, shape (genes, cells), any unit.
-        name: what the message calls it.
-
-    Raises:
-        TypeError, ValueError: see :func:`regnet.checks.check_matrix`; or an entry is NaN or infinite, and the message gives
-            the first.
-
-    References:
-        :ref:`Input that is wrong, and what happens <bad-input>`.
-
-    >>> check_expression(torch.tensor([[0.0, float("nan")]]))
-    Traceback (most recent call last):
-        ...
-    ValueError: x must be finite; got nan at gene 0, cell 1 (1 such entry in all); remove or impute it first
-    """
+    """Raise unless ``x`` is a dense, finite matrix (genes, cells) of float32 or float64."""
     check_matrix(x, name)
     # The extremes are NaN or infinite where any entry is: one pass, and no copy of a matrix that may fill the memory.
     if x.numel() and not torch.stack(torch.aminmax(x.detach())).isfinite().all():
@@ -35,55 +18,22 @@ def check_expression(x: Tensor, name: str = "x") -> None:
 
 
 def check_matrix(x: Tensor, name: str = "x", *, sparse: bool = False) -> None:
-    """Raise unless ``x`` is a matrix (genes, cells) of float32 or float64, whatever its entries.
-
-    Args:
-        x: expression, shape (genes, cells), any unit.
-        name: what the message calls it.
-        sparse: whether compressed sparse rows (``x.to_sparse_csr()``) will do as well.
-
-    Raises:
-        TypeError: not a tensor of float32 or float64, or a sparse one where a dense one is needed.
-        ValueError: not two-dimensional.
-
-    References:
-        :ref:`Input that is wrong, and what happens <bad-input>`.
-
-    >>> check_matrix(torch.zeros(3))
-    Traceback (most recent call last):
-        ...
-    ValueError: x must be (genes, cells); got shape (3,)
-    """
+    """Raise unless ``x`` is a matrix (genes, cells) of float32 or float64; with ``sparse``, CSR will do as well."""
     if not isinstance(x, Tensor) or x.dtype not in (torch.float32, torch.float64):
         got = f"a tensor of {x.dtype}" if isinstance(x, Tensor) else type(x).__name__
         raise TypeError(
             f"{name} must be a torch.Tensor (genes, cells) of float32 or float64; got {got}; "
-            "convert it with torch.as_tensor(..., dtype=torch.float32)"
+            "convert it, e.g. torch.as_tensor(array, dtype=torch.float32)"
         )
     if x.layout != torch.strided and not (sparse and x.layout == torch.sparse_csr):
-        mend = "to_sparse_csr() or to_dense()" if sparse else "to_dense()"
-        raise TypeError(
-            f"{name} must be dense{' or in sparse rows' * sparse}; got {x.layout}; convert it with {name}.{mend}"
-        )
+        fix = "to_sparse_csr() or to_dense()" if sparse else "to_dense()"
+        raise TypeError(f"{name} must be dense{' or CSR' * sparse}; got {x.layout}; convert it with {name}.{fix}")
     if x.dim() != 2:
         raise ValueError(f"{name} must be (genes, cells); got shape {tuple(x.shape)}")
 
 
 def check_finite(x: Tensor, name: str = "x") -> None:
-    """Raise where an entry is NaN or infinite, naming the first of them.
-
-    Args:
-        x: expression, shape (genes, cells), dense or in sparse rows.
-        name: what the message calls it.
-
-    Raises:
-        ValueError: an entry is NaN or infinite.
-
-    References:
-        :ref:`Input that is wrong, and what happens <bad-input>`.
-
-    >>> check_finite(torch.zeros(3, 2))
-    """
+    """Raise where an entry, dense or CSR, is NaN or infinite, naming the first of them."""
     x = x.detach().to_dense()
     bad = ~torch.isfinite(x)
     if bad.any():
@@ -96,23 +46,7 @@ def check_finite(x: Tensor, name: str = "x") -> None:
 
 
 def check_pair(x: Tensor, m: Tensor) -> None:
-    """Raise unless ``x`` and ``m`` are finite matrices of one shape (genes, cells), one dtype and one device.
-
-    Args:
-        x: expression, shape (genes, cells).
-        m: neighbour means, same shape.
-
-    Raises:
-        TypeError, ValueError: see :func:`check_expression`; or the shapes, dtypes or devices differ.
-
-    References:
-        :ref:`Input that is wrong, and what happens <bad-input>`.
-
-    >>> check_pair(torch.zeros(3, 2), torch.zeros(3, 1))
-    Traceback (most recent call last):
-        ...
-    ValueError: x and m must both be (genes, cells); got x (3, 2) and m (3, 1)
-    """
+    """Raise unless ``x`` and ``m`` are finite matrices of one shape (genes, cells), one dtype and one device."""
     if isinstance(x, Tensor) and isinstance(m, Tensor) and x.shape != m.shape:
         raise ValueError(f"x and m must both be (genes, cells); got x {tuple(x.shape)} and m {tuple(m.shape)}")
     check_device(m, "m", x)
@@ -123,24 +57,7 @@ def check_pair(x: Tensor, m: Tensor) -> None:
 
 
 def check_device(other: Tensor, name: str, x: Tensor) -> None:
-    """Raise where a tensor lies on another device than ``x``.
-
-    Args:
-        other: the tensor, any shape.
-        name: what the message calls it.
-        x: expression, shape (genes, cells).
-
-    Raises:
-        ValueError: the devices differ; the message names both.
-
-    References:
-        :ref:`Input that is wrong, and what happens <bad-input>`.
-
-    >>> check_device(torch.zeros(1, device="meta"), "m", torch.zeros(1))
-    Traceback (most recent call last):
-        ...
-    ValueError: x and m must be on one device; got x on cpu and m on meta; move one, e.g. m.to(x.device)
-    """
+    """Raise where a tensor lies on another device than ``x``."""
     if isinstance(other, Tensor) and isinstance(x, Tensor) and other.device != x.device:
         raise ValueError(
             f"x and {name} must be on one device; got x on {x.device} and {name} on {other.device}; "
@@ -149,35 +66,17 @@ def check_device(other: Tensor, name: str, x: Tensor) -> None:
 
 
 def check_edge_index(edge_index: Tensor, num_genes: int, name: str = "edge_index") -> None:
-    """Raise unless ``edge_index`` is a non-empty integer matrix (2, edges) of genes that exist.
-
-    Args:
-        edge_index: shape (2, edges), regulator in row 0 and target in row 1, as in PyTorch Geometric.
-        num_genes: how many genes there are.
-        name: what the message calls it.
-
-    Raises:
-        TypeError: not an integer tensor.
-        ValueError: wrong shape, no edge, or a gene outside ``0 .. num_genes - 1``.
-
-    References:
-        :ref:`Input that is wrong, and what happens <bad-input>`.
-
-    >>> check_edge_index(torch.tensor([[0], [7]]), num_genes=3)
-    Traceback (most recent call last):
-        ...
-    ValueError: edge 0 (0 -> 7) names a gene that does not exist: there are 3 genes, numbered 0 to 2
-    """
+    """Raise unless ``edge_index`` is a non-empty integer matrix (2, edges) of genes that exist."""
     if not isinstance(edge_index, Tensor) or edge_index.dtype not in (torch.int32, torch.int64):
         got = f"a tensor of {edge_index.dtype}" if isinstance(edge_index, Tensor) else type(edge_index).__name__
         raise TypeError(
             f"{name} must be an integer torch.Tensor (2, edges); got {got}; "
-            "convert it with torch.as_tensor(..., dtype=torch.long)"
+            "convert it, e.g. torch.as_tensor(array, dtype=torch.long)"
         )
     if edge_index.dim() != 2 or edge_index.size(0) != 2:
-        mend = f"; transpose it, {name}.T" if edge_index.dim() == 2 and edge_index.size(1) == 2 else ""
+        fix = f"; transpose it, {name}.T" if edge_index.dim() == 2 and edge_index.size(1) == 2 else ""
         raise ValueError(
-            f"{name} must be (2, edges), regulators in row 0 and targets in row 1; got shape {tuple(edge_index.shape)}{mend}"
+            f"{name} must be (2, edges), regulators in row 0 and targets in row 1; got shape {tuple(edge_index.shape)}{fix}"
         )
     if edge_index.size(1) == 0:
         raise ValueError(f"{name} is empty: no gene has a regulator, so there is nothing to shrink toward")
@@ -193,22 +92,7 @@ def check_edge_index(edge_index: Tensor, num_genes: int, name: str = "edge_index
 
 
 def check_gene_names(names: Iterable[str]) -> None:
-    """Raise unless gene names are unique and can be written to a table. Names that differ in case are different.
-
-    Args:
-        names: one for each gene.
-
-    Raises:
-        ValueError: a name occurs twice or holds the end of a line; the message names it.
-
-    References:
-        :ref:`Input that is wrong, and what happens <bad-input>`.
-
-    >>> check_gene_names(["SPI1", "spi1", "SPI1"])
-    Traceback (most recent call last):
-        ...
-    ValueError: gene names must be unique; these occur more than once: SPI1; merge or drop them
-    """
+    """Raise unless gene names are unique and can be written to a table. Names that differ in case are different."""
     counts = Counter(map(str, names))
     twice = [name for name, count in counts.items() if count > 1]
     broken = [repr(name) for name in counts if "\r" in name or "\n" in name]

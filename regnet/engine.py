@@ -2,97 +2,105 @@ r"""Eqs. (3) and (4) for every gene of a graph, from one product with the data.
 
 Averaging over regulators, :math:`m = \bar A x`, is linear, so :math:`m W^\top = \bar A (x W^\top)`. One dense product
 :math:`y = x\,[W_x\ W_m]^\top`, genes x 2 hidden, and one sparse product :math:`\bar A y` therefore give the pre-activations
-and :math:`W\delta = y - \bar A y` of all genes: neither :math:`m` nor :math:`\delta` is formed.
+and :math:`W\delta = y - \bar A y` of all genes: neither :math:`m` nor :math:`\delta` is formed. For a matrix in memory the
+product is here, for one on Dask in :mod:`regnet.blockwise`; what follows it is the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor
 from torch_geometric.nn import SAGEConv
 from torch_geometric.utils import segment
 
-from regnet.checks import check_device, check_finite, check_matrix
-from regnet.graph import RegulatorLists, pick_rows
-from regnet.layers import (
-    Layer,
-    LayerWeights,
-    ProjectedWeights,
-    UnreadableLayerError,
-    as_function,
-    evaluation_mode,
-    read_layer_on_graph,
-)
-from regnet.shrinkage import Sensitivities, direction, lengths, sensitivities, undefined_at
+from regnet.checks import check_device, check_edge_index, check_finite, check_matrix
+from regnet.graph import Adjacency, pick_rows
+from regnet.layers import Layer, LayerWeights, UnreadableLayerError, as_function, evaluation_mode, read_layer
+from regnet.shrinkage import Sensitivities, direction, jvp_along, lengths, norms, undefined_at
+
+if TYPE_CHECKING:
+    from dask.array import Array
 
 _GENES_AT_ONCE = 2048
 """Rows at a time: few enough that what is made of them stays small, many enough that the processor is kept busy."""
 
-AgainFromDelta = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""Genes -> their W delta from delta itself, (genes, 2 hidden), and which of them have no delta beyond rounding."""
+
+class Recomputed(NamedTuple):
+    """What float64 says of some genes."""
+
+    z: Tensor
+    """Pre-activations, (genes, hidden)."""
+    delta: Tensor
+    """W_self delta and W_neighbor delta, (genes, 2 hidden)."""
+    undefined: Tensor
+    """Whether delta is 0, (genes,)."""
 
 
-def sensitivities_on_graph(layer: Layer, x: Tensor, edge_index: Tensor) -> Sensitivities:
+class Expression(Protocol):
+    """An expression matrix, wherever it is."""
+
+    like: Tensor
+    """Of its width, dtype and device."""
+
+    def products(self, weights: LayerWeights) -> tuple[Tensor, Tensor]:
+        """``x [w_self, w_neighbor]^T``, (genes, 2 hidden), and the length of every row of x."""
+
+    def recompute(self, weights: LayerWeights, graph: Adjacency, genes: Tensor) -> Recomputed:
+        """From m and delta themselves, in float64."""
+
+
+def sensitivities_on_graph(layer: Layer, x: Tensor | Array, edge_index: Tensor) -> Sensitivities:
     r"""Exact sensitivities of every gene of a graph, Eq. (3), from one product with the data.
 
     .. math:: [W_x\delta\ W_m\delta] = y - \bar A y, \qquad y = x\,[W_x\ W_m]^\top
 
     with :math:`\bar A` the matrix that averages over regulators. Genes that almost equal their mean, where this difference
-    loses its digits, are done again from :math:`\delta`. Beyond its input it takes about as much memory as two arrays of
-    genes x 2 hidden.
+    loses its digits, are recomputed from :math:`\delta` in float64. Beyond its input it takes about as much memory as two
+    arrays of genes x 2 hidden. A Dask array is read block by block, once, and once more for genes to be recomputed.
 
     Args:
         layer: one that :mod:`regnet.layers` reads; any other ``g(x, m)`` goes through forward-mode automatic
-            differentiation on the neighbour means. For a ``SAGEConv``, give the ``edge_index`` that the layer is called
-            with; for one that projects its neighbours, :math:`S_m` is the answer to moving all of them by
-            :math:`\delta_i`.
-        x: expression, shape (genes, features), dense or in sparse rows (``x.to_sparse_csr()``).
+            differentiation on the neighbour means (not on Dask). For a ``SAGEConv``, give the ``edge_index`` that the
+            layer is called with.
+        x: expression, shape (genes, features): a tensor, dense or CSR (``x.to_sparse_csr()``), or a Dask array, chunked in
+            any way (a thousand cells a block or more serve best).
         edge_index: regulator -> target, shape (2, edges), in any order.
 
     Returns:
         :class:`regnet.Sensitivities`; NaN for genes without regulators and genes equal to their mean.
 
     Raises:
-        TypeError, ValueError: see :func:`regnet.sensitivities` and :func:`regnet.checks.check_edge_index`.
+        TypeError, ValueError: see :func:`regnet.sensitivities` and :func:`regnet.in_degree`.
 
     References:
-        Chapters 3 and 16 of the book.
+        Sections 3 and 4 of the note.
 
     >>> layer = torch.nn.Linear(2, 1, bias=False)
     >>> layer.weight.data = torch.tensor([[0.25, 0.75]])
     >>> sensitivities_on_graph(layer, torch.tensor([[1.0], [3.0]]), torch.tensor([[0], [1]])).weight
     tensor([   nan, 0.2500])
     """
-    check_matrix(x, sparse=True)
-    check_device(edge_index, "edge_index", x)
-    graph = RegulatorLists.of(message_direction(layer, edge_index), x.size(0))
+    matrix, graph = _open(layer, x, edge_index)
     with torch.no_grad(), evaluation_mode(layer):
         try:
-            weights = read_layer_on_graph(layer, x)
+            weights = read_layer(layer, matrix.like).scaled()
         except UnreadableLayerError:
-            as_function(layer)  # raises for what is no g(x, m), before anything is computed
-            x = x.to_dense()
-            check_finite(x)
-            result = sensitivities(layer, x, graph.mean(x), "jvp")
-            return undefined_at(result, graph.in_degree() == 0)
-        both = torch.cat([weights.w_self, weights.w_neighbor])
-        products, row_lengths = _products(x, both)
-
-        def again_from_delta(genes: Tensor) -> tuple[Tensor, Tensor]:
-            delta, undefined = direction(_rows(x, genes), _means(x, graph, genes))
-            return delta @ both.T, undefined
-
-        return from_products(weights, products, row_lengths, graph, again_from_delta)
+            if not isinstance(matrix, InMemory):
+                raise
+            return matrix.through_jvp(layer, graph)
+        return _from_products(weights, *matrix.products(weights), graph, matrix)
 
 
-def effective_weight_on_graph(layer: Layer, x: Tensor, edge_index: Tensor) -> Tensor:
+def effective_weight_on_graph(layer: Layer, x: Tensor | Array, edge_index: Tensor) -> Tensor:
     r"""Effective shrinkage weight, Eq. (4), of every gene of a graph.
+
+    .. math:: w_i^{\mathrm{eff}} = \frac{S_{x,i}}{S_{x,i} + S_{m,i}} \in [0, 1]
 
     Args:
         layer: see :func:`regnet.sensitivities_on_graph`.
-        x: expression, shape (genes, features), dense or in sparse rows.
+        x: expression, shape (genes, features), a tensor, dense or CSR, or a Dask array.
         edge_index: regulator -> target, shape (2, edges).
 
     Returns:
@@ -102,7 +110,7 @@ def effective_weight_on_graph(layer: Layer, x: Tensor, edge_index: Tensor) -> Te
         TypeError, ValueError: see :func:`regnet.sensitivities_on_graph`.
 
     References:
-        Section 4 of the note (chapters 4, 8 and 16 of the book).
+        Section 4 of the note.
 
     >>> layer = torch.nn.Linear(2, 1, bias=False)
     >>> layer.weight.data = torch.tensor([[0.25, 0.75]])
@@ -112,124 +120,113 @@ def effective_weight_on_graph(layer: Layer, x: Tensor, edge_index: Tensor) -> Te
     return sensitivities_on_graph(layer, x, edge_index).weight
 
 
-def from_products(
-    weights: LayerWeights | ProjectedWeights,
-    products: Tensor,
-    row_lengths: Tensor,
-    graph: RegulatorLists,
-    again_from_delta: AgainFromDelta,
+def output_on_graph(layer: Layer, x: Tensor | Array, edge_index: Tensor) -> Tensor:
+    """``g(x, m)`` of a layer that can be read, (genes, outputs), by the same products; m = 0 without regulators."""
+    matrix, graph = _open(layer, x, edge_index)
+    with torch.no_grad(), evaluation_mode(layer):
+        weights = read_layer(layer, matrix.like)
+        to_self, to_neighbor = matrix.products(weights)[0].chunk(2, dim=1)
+        z = to_self + graph.mean(to_neighbor.contiguous()) + weights.bias
+        return weights.out(weights.mask(z) * z) + weights.bias_out
+
+
+def _open(layer: Layer, x: Tensor | Array, edge_index: Tensor) -> tuple[Expression, Adjacency]:
+    """The matrix, and the graph along which the layer's messages go: regulator -> target unless its flow is reversed."""
+    matrix: Expression
+    if type(x).__module__.startswith("dask."):
+        from regnet.blockwise import OnDask  # here, so that who has a tensor need not wait for Dask
+
+        matrix = OnDask(x)
+    else:
+        matrix = InMemory(cast(Tensor, x))
+    check_device(edge_index, "edge_index", matrix.like)
+    check_edge_index(edge_index, x.shape[0])
+    reversed_flow = isinstance(layer, SAGEConv) and layer.flow == "target_to_source"
+    return matrix, Adjacency.of(edge_index.flip(0) if reversed_flow else edge_index, x.shape[0])
+
+
+def _from_products(
+    w: LayerWeights, products: Tensor, row_lengths: Tensor, graph: Adjacency, matrix: Expression
 ) -> Sensitivities:
-    """What is left to do once the products with the data are there, wherever the data are.
-
-    Args:
-        weights: what was read from the layer.
-        products: ``x [w_self, w_neighbor]^T``, shape (genes, 2 hidden).
-        row_lengths: length of every row of ``x``, shape (genes,).
-        graph: the regulators of every gene.
-        again_from_delta: gives ``W delta`` without a loss of digits, for the few genes that need it.
-
-    Returns:
-        :class:`regnet.Sensitivities`, see :func:`regnet.sensitivities_on_graph`.
-
-    References:
-        Chapter 16 of the book.
-
-    >>> layer = torch.nn.Linear(2, 1, bias=False)
-    >>> layer.weight.data = torch.tensor([[0.25, 0.75]])
-    >>> x, graph = torch.tensor([[1.0], [3.0]]), RegulatorLists.of(torch.tensor([[0], [1]]), 2)
-    >>> weights = read_layer_on_graph(layer, x)
-    >>> from_products(weights, x @ layer.weight.detach(), x.squeeze(1), graph, again_from_delta=None).weight
-    tensor([   nan, 0.2500])
-    """
+    """Eq. (3) from the products with the data, for weights that are scaled to what the output sees of their units."""
     scale = torch.maximum(row_lengths, graph.mean(row_lengths[:, None]).squeeze(1))
-    undefined = (graph.in_degree() == 0) | (scale == 0)  # no regulators, or silent like all of them
-    heard = weights.heard()
-    quietest, loudest = torch.aminmax(heard) if heard.numel() else (0, 0)
-    size = (torch.cat([lengths(weights.w_self), lengths(weights.w_neighbor)]) * heard).norm()
-    rounding = 1e3 * torch.finfo(products.dtype).eps * size * scale
-    values = weights.values(products)
-    answers = products.new_empty(len(products), 2)
+    undefined = (graph.in_degree() == 0) | (scale == 0)  # no regulators, or all zero like all of them
+    size = torch.cat([w.w_self, w.w_neighbor]).norm()
+    smallest = 1e-4 * size * scale  # products that cancel to less may be rounding, in rows that sum to 0 for example
+    result = Sensitivities(torch.empty_like(row_lengths), torch.empty_like(row_lengths))
     for start in range(0, len(products), _GENES_AT_ONCE):
         genes = slice(start, start + _GENES_AT_ONCE)
-        own, mean = values[genes], graph.between(start, start + _GENES_AT_ONCE).mean(values)
-        gate = weights.gate(own, mean)
-        delta = mean[:, : products.size(1)].neg_().add_(own[:, : products.size(1)])
-        passed = weights.pass_on(gate, delta)
-        # Where a gene almost equals its mean, as far as the output hears its active units, the difference has lost its
-        # digits: it is done again from delta itself. Bounds clear most genes, and the others are looked at closely.
-        before, left = (torch.linalg.vector_norm(rows, dim=1) for rows in (products[genes], passed))
-        clear = quietest * left > torch.maximum(1e-2 * loudest * before, rounding[genes])
-        doubtful = (~(clear | undefined[genes])).nonzero().squeeze(1)
-        if len(doubtful):
-            before = lengths(weights.pass_on(gate[doubtful], products[start + doubtful]) * heard)
-            left = lengths(passed[doubtful] * heard)
-            again = doubtful[~(left > torch.maximum(1e-2 * before, rounding[start + doubtful]))]
-            if len(again):
-                redone, undefined[start + again] = again_from_delta(start + again)
-                passed[again] = weights.pass_on(gate[again], redone)
-        answers[genes] = lengths(weights.push(passed))
-    return undefined_at(Sensitivities(*answers.unbind(dim=1)), undefined)
+        own, mean = products[genes], graph.rows(start, start + _GENES_AT_ONCE).mean(products)
+        (own_self, own_neighbor), (mean_self, mean_neighbor) = own.chunk(2, dim=1), mean.chunk(2, dim=1)
+        mask = w.mask(own_self + mean_neighbor + w.bias)
+        delta_self, delta_neighbor = own_self - mean_self, own_neighbor - mean_neighbor
+        # Where a gene almost equals its mean, as far as the output sees, the difference has lost its digits.
+        left, before = (
+            torch.hypot((mask * a).norm(dim=1), (mask * b).norm(dim=1))
+            for a, b in ((delta_self, delta_neighbor), (own_self, own_neighbor))
+        )
+        lost = ~(undefined[genes] | (left > torch.maximum(1e-2 * before, smallest[genes])))
+        if lost.any():
+            exact = matrix.recompute(w, graph, start + lost.nonzero().squeeze(1))
+            mask[lost] = w.mask(exact.z).to(mask)
+            delta_self[lost], delta_neighbor[lost] = exact.delta.to(delta_self).chunk(2, dim=1)
+            undefined[genes] = undefined[genes].masked_scatter(lost, exact.undefined)
+        result.self_sensitivity[genes] = lengths(w.out(mask * delta_self))
+        result.neighbor_sensitivity[genes] = lengths(w.out(mask * delta_neighbor))
+    return undefined_at(result, undefined)
 
 
-def message_direction(layer: Layer, edge_index: Tensor) -> Tensor:
-    """Regulator -> target: the edges themselves, but reversed for a ``SAGEConv`` with ``flow="target_to_source"``.
+class InMemory:
+    """A tensor (genes, cells), dense or CSR."""
 
-    Args:
-        layer: the layer.
-        edge_index: what the layer is called with, shape (2, edges).
+    def __init__(self, x: Tensor) -> None:
+        check_matrix(x, sparse=True)
+        self.x = self.like = x
 
-    Returns:
-        Edges along which the layer's messages go, shape (2, edges).
+    def products(self, weights: LayerWeights) -> tuple[Tensor, Tensor]:
+        x, both = self.x, torch.cat([weights.w_self, weights.w_neighbor])
+        if x.layout == torch.sparse_csr:
+            # On a processor by the kernel that needs no MKL; on a graphics card that one does not exist.
+            products = x @ both.T if x.is_cuda else torch.sparse.mm(x, both.T.contiguous(), "sum")
+            entries = x.values().abs()
+            largest = entries.amax() if entries.any() else entries.new_ones(())  # lest squares leave the range
+            row_lengths = largest * segment((entries / largest).square()[:, None], x.crow_indices()).squeeze(1).sqrt()
+        else:
+            products, row_lengths = x.new_empty(len(x), len(both)), x.new_empty(len(x))
+            for start in range(0, len(x), _GENES_AT_ONCE):  # the second use of rows finds them in the processor's cache
+                genes = slice(start, start + _GENES_AT_ONCE)
+                torch.mm(x[genes], both.T, out=products[genes])
+                row_lengths[genes] = lengths(x[genes])
+        if not row_lengths.isfinite().all():
+            check_finite(x)
+        return products, row_lengths
 
-    References:
-        Chapter 16 of the book.
+    def recompute(self, weights: LayerWeights, graph: Adjacency, genes: Tensor) -> Recomputed:
+        w, parts = weights.double(), []
+        for some in genes.split(128):  # whose regulators are a few thousand rows at most
+            rows = graph.select(some)
+            regulators, col = rows.col.unique(return_inverse=True)
+            x, m = self._rows(some), Adjacency(rows.rowptr, col).mean(self._rows(regulators))
+            delta, undefined = direction(x, m)
+            both = torch.cat([delta @ w.w_self.T, delta @ w.w_neighbor.T], dim=1)
+            parts.append(Recomputed(w.pre_activation(x, m), both, undefined))
+        return Recomputed(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
-    >>> message_direction(SAGEConv(2, 3, flow="target_to_source"), torch.tensor([[0], [1]])).tolist()
-    [[1], [0]]
-    """
-    if isinstance(layer, SAGEConv) and layer.flow == "target_to_source":
-        return edge_index.flip(0)
-    return edge_index
-
-
-def _products(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """x weight^T, shape (genes, rows of the weight), and the length of every row of x, which is then known to be finite."""
-    if x.layout == torch.sparse_csr:
-        # On a processor by the kernel that needs no MKL; on a graphics card that one does not exist.
-        products = x @ weight.T if x.is_cuda else torch.sparse.mm(x, weight.T.contiguous(), "sum")
-        row_lengths = _sparse_row_lengths(x)
-    else:
-        products, row_lengths = x.new_empty(len(x), len(weight)), x.new_empty(len(x))
-        for start in range(0, len(x), _GENES_AT_ONCE):  # the second use of some rows finds them in the processor's cache
-            genes = slice(start, start + _GENES_AT_ONCE)
-            torch.mm(x[genes], weight.T, out=products[genes])
-            row_lengths[genes] = lengths(x[genes])
-    if not row_lengths.isfinite().all():
+    def through_jvp(self, layer: Layer, graph: Adjacency) -> Sensitivities:
+        """For a layer that cannot be read, with m and delta from float64."""
+        g = as_function(layer)
+        x = self.x.to_dense()
         check_finite(x)
-    return products, row_lengths
+        m = graph.mean(x.double())
+        delta, undefined = direction(x.double(), m)
+        return norms(*jvp_along(g, x, m.to(x.dtype), delta.to(x.dtype)), undefined | (graph.in_degree() == 0))
 
-
-def _means(x: Tensor, graph: RegulatorLists, genes: Tensor) -> Tensor:
-    """Neighbour means of some genes, shape (some genes, features)."""
-    lists = graph.select(genes)
-    if x.layout == torch.strided:
-        return lists.mean(x)
-    regulators, number = lists.regulators.unique(return_inverse=True)
-    return RegulatorLists(lists.offsets, number).mean(_rows(x, regulators))
-
-
-def _rows(x: Tensor, genes: Tensor) -> Tensor:
-    """Some rows of a matrix, dense."""
-    if x.layout == torch.strided:
-        return x[genes]
-    entries, offsets = pick_rows(x.crow_indices(), genes)
-    row = torch.arange(len(genes), device=x.device).repeat_interleave(offsets.diff())
-    dense = x.values().new_zeros(len(genes), x.size(1))
-    return dense.index_put_((row, x.col_indices()[entries]), x.values()[entries], accumulate=True)
-
-
-def _sparse_row_lengths(x: Tensor) -> Tensor:
-    entries = x.values()[:, None].abs()
-    largest = entries.amax() if entries.any() else 1
-    length: Tensor = segment((entries / largest).square(), x.crow_indices()).squeeze(1).sqrt()
-    return largest * length
+    def _rows(self, genes: Tensor) -> Tensor:
+        """Some rows of the matrix, dense, in float64."""
+        x = self.x
+        if x.layout == torch.strided:
+            return x[genes].double()
+        entries, rowptr = pick_rows(x.crow_indices(), genes)
+        row = torch.arange(len(genes), device=x.device).repeat_interleave(rowptr.diff())
+        dense = x.values().new_zeros(len(genes), x.size(1), dtype=torch.float64)
+        return dense.index_put_((row, x.col_indices()[entries]), x.values()[entries].double(), accumulate=True)

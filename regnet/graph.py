@@ -1,16 +1,17 @@
-"""From edges to the two graph quantities of the note: the in-degree and the neighbour mean."""
+r"""From edges to the graph quantities of the note: the in-degree and the neighbour mean, and a rewired graph."""
 
 from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from scipy.sparse import coo_array
 from torch import Tensor
 from torch.nn import functional as F
-from torch_geometric.utils import degree, scatter
+from torch_geometric.utils import degree
 
 from regnet.checks import check_device, check_edge_index, check_expression
 
@@ -27,7 +28,7 @@ def in_degree(edge_index: Tensor, num_genes: int) -> Tensor:
         Shape (genes,), int64.
 
     Raises:
-        TypeError, ValueError: see :func:`regnet.checks.check_edge_index`.
+        TypeError, ValueError: ``edge_index`` is no integer tensor (2, edges), is empty, or names a gene that does not exist.
 
     References:
         Section 1 of the note.
@@ -50,14 +51,14 @@ def neighbor_mean(x: Tensor, edge_index: Tensor) -> Tensor:
         edge_index: regulator -> target, shape (2, edges).
 
     Returns:
-        Shape of ``x``. A gene without regulators gets zeros, which are an empty mean and not an estimate;
-        everything in :mod:`regnet.shrinkage` reports such a gene as undefined.
+        Shape and dtype of ``x``, summed in float64. A gene without regulators gets zeros, which are an empty mean and not
+        an estimate: use :func:`regnet.effective_weight_on_graph`, which reports such a gene as undefined.
 
     Raises:
-        TypeError, ValueError: see :func:`regnet.checks.check_expression` and :func:`regnet.checks.check_edge_index`.
+        TypeError, ValueError: ``x`` is no finite matrix of float32 or float64; see :func:`in_degree` for ``edge_index``.
 
     References:
-        Section 1 of the note (chapter 1 of the book).
+        Section 1 of the note.
 
     >>> neighbor_mean(torch.tensor([[1.0], [3.0], [0.0]]), torch.tensor([[0, 1], [2, 2]]))
     tensor([[0.],
@@ -67,110 +68,118 @@ def neighbor_mean(x: Tensor, edge_index: Tensor) -> Tensor:
     check_expression(x)
     check_device(edge_index, "edge_index", x)
     check_edge_index(edge_index, x.size(0))
-    return mean_over_regulators(x, edge_index)
+    # In float32 a mean is off by some eps of x, which is much beside x - m where a gene almost equals its regulators.
+    return Adjacency.of(edge_index, x.size(0)).mean(x.double()).to(x.dtype)
 
 
-def mean_over_regulators(x: Tensor, edge_index: Tensor) -> Tensor:
-    """:func:`regnet.neighbor_mean` without its checks, for use inside a layer and under automatic differentiation.
-
-    Args:
-        x: features of the genes, shape (genes, features), any unit.
-        edge_index: regulator -> target, shape (2, edges), of genes that exist.
-
-    Returns:
-        Shape, unit and dtype of ``x``; zeros for a gene without regulators.
-
-    References:
-        Section 1 of the note (chapter 1 of the book).
-
-    >>> mean_over_regulators(torch.tensor([[1.0], [3.0], [0.0]]), torch.tensor([[0, 1], [2, 2]])).T
-    tensor([[0., 0., 2.]])
-    """
-    regulator, target = edge_index.long()  # scatter takes no other integers
-    m: Tensor = scatter(x[regulator], target, dim=0, dim_size=x.size(0), reduce="mean")
-    return m
+def mean_over_regulators(values: Tensor, edge_index: Tensor) -> Tensor:
+    """The neighbour mean of any features (genes, features) in their own dtype, differentiable and without checks."""
+    return Adjacency.of(edge_index, values.size(0)).mean(values)
 
 
 @dataclass(frozen=True)
-class RegulatorLists:
-    r"""The sparse matrix :math:`\bar A` that averages over regulators: the regulators of every gene, list after list.
-
-    Where :func:`regnet.neighbor_mean` forms an array of edges x features, its :meth:`mean` forms only the result.
+class Adjacency:
+    r"""Who regulates whom, in CSR form: row *i* lists the regulators of gene *i*. Its mean is :math:`\bar A`.
 
     Attributes:
-        offsets: where the list of each gene begins, and where the last one ends, shape (genes + 1,).
-        regulators: their rows in the expression matrix, shape (edges,).
+        rowptr: where the row of each gene begins, and where the last one ends, shape (genes + 1,).
+        col: regulators, shape (edges,).
     """
 
-    offsets: Tensor
-    regulators: Tensor
+    rowptr: Tensor
+    col: Tensor
 
     @classmethod
-    def of(cls, edge_index: Tensor, num_genes: int) -> RegulatorLists:
+    def of(cls, edge_index: Tensor, num_genes: int) -> Adjacency:
         """From edges in any order, regulator -> target, shape (2, edges); an edge listed twice counts twice."""
-        check_edge_index(edge_index, num_genes)
-        regulator, target = edge_index.cpu().numpy()
-        edges = coo_array((np.ones_like(target, bool), (target, regulator)), shape=(num_genes, num_genes))
-        edges.has_canonical_format = True  # so that an edge listed twice stays two
-        rows = edges.tocsr()
-        return cls(*(torch.from_numpy(part).to(edge_index.device, torch.long) for part in (rows.indptr, rows.indices)))
+        return cls(*_to_csr(edge_index, num_genes))
 
     def in_degree(self) -> Tensor:
-        """Length of every list, shape (genes,)."""
-        return self.offsets.diff()
+        """Length of every row, shape (genes,)."""
+        return self.rowptr.diff()
 
-    def between(self, start: int, stop: int) -> RegulatorLists:
-        """The lists of the genes from ``start`` up to but not including ``stop``, without a copy."""
-        offsets = self.offsets[start : stop + 1]
-        return RegulatorLists(offsets - offsets[0], self.regulators[int(offsets[0]) : int(offsets[-1])])
+    def rows(self, start: int, stop: int) -> Adjacency:
+        """The rows from ``start`` up to but not including ``stop``, without a copy."""
+        rowptr = self.rowptr[start : stop + 1]
+        return Adjacency(rowptr - rowptr[0], self.col[int(rowptr[0]) : int(rowptr[-1])])
 
-    def select(self, genes: Tensor) -> RegulatorLists:
-        """The lists of some genes."""
-        entries, offsets = pick_rows(self.offsets, genes)
-        return RegulatorLists(offsets, self.regulators[entries])
+    def select(self, genes: Tensor) -> Adjacency:
+        """The rows of some genes."""
+        entries, rowptr = pick_rows(self.rowptr, genes)
+        return Adjacency(rowptr, self.col[entries])
 
     def mean(self, values: Tensor) -> Tensor:
-        r"""The product :math:`\bar A y` of the lists' genes with ``values``, (any genes, features); empty lists give 0.
+        r"""The product :math:`\bar A y` with ``values``, (any genes, features); rows without regulators give 0.
 
-        >>> RegulatorLists.of(torch.tensor([[0, 1], [2, 2]]), 3).mean(torch.tensor([[1.0], [3.0], [0.0]])).tolist()
+        >>> Adjacency.of(torch.tensor([[0, 1], [2, 2]]), 3).mean(torch.tensor([[1.0], [3.0], [0.0]])).tolist()
         [[0.0], [0.0], [2.0]]
         """
-        share = self.in_degree().clamp(min=1).to(values.dtype).reciprocal()[:, None]
+        total: Tensor = _Sum.apply(values, self.rowptr, self.col)
+        # Divided, and not multiplied by a rounded 1/n: the mean of equal numbers is that number.
+        return total / self.in_degree().clamp(min=1).to(values.dtype)[:, None]
+
+
+@torch.library.custom_op("regnet::to_csr", mutates_args=())  # so that torch.func passes it plain tensors
+def _to_csr(edge_index: Tensor, num_genes: int) -> tuple[Tensor, Tensor]:
+    """``rowptr`` and ``col`` by scipy, which counts where PyTorch would sort."""
+    regulator, target = edge_index.cpu().numpy()
+    edges = coo_array((np.ones_like(target, bool), (target, regulator)), shape=(num_genes, num_genes))
+    edges.has_canonical_format = True  # so that an edge listed twice stays two
+    rows = edges.tocsr()
+    rowptr, col = (torch.from_numpy(part).to(edge_index.device, torch.long) for part in (rows.indptr, rows.indices))
+    return rowptr, col
+
+
+class _Sum(torch.autograd.Function):
+    """Sums over regulators without an array of edges x features, for every kind of automatic differentiation."""
+
+    @staticmethod
+    def forward(values: Tensor, rowptr: Tensor, col: Tensor) -> Tensor:  # type: ignore[override]
         if values.dtype == torch.float32 or values.is_cuda:
-            total: Tensor = F.embedding_bag(self.regulators, values, self.offsets, mode="sum", include_last_offset=True)
-            return total.mul_(share)
+            return F.embedding_bag(col, values, rowptr, mode="sum", include_last_offset=True)
         # In float64 on a processor the kernel above runs on one core only, and the one for sparse matrices is faster.
-        ones = torch.ones_like(self.regulators, dtype=values.dtype)
-        size = (len(self.offsets) - 1, len(values))
+        ones, size = torch.ones_like(col, dtype=values.dtype), (len(rowptr) - 1, len(values))
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
-            lists = torch.sparse_csr_tensor(
-                self.offsets, self.regulators, ones, size, device=values.device, check_invariants=False
-            )
-        total = torch.sparse.mm(lists, values, "sum")
-        return total.mul_(share)
+            sparse = torch.sparse_csr_tensor(rowptr, col, ones, size, device=values.device, check_invariants=False)
+        total: Tensor = torch.sparse.mm(sparse, values, "sum")
+        return total
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+        values, rowptr, col = inputs
+        ctx.save_for_backward(rowptr, col)
+        ctx.save_for_forward(rowptr, col)
+        ctx.num_genes = len(values)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        rowptr, col = ctx.saved_tensors
+        target = torch.arange(len(rowptr) - 1, device=col.device).repeat_interleave(rowptr.diff())
+        into = Adjacency.of(torch.stack([target, col]), ctx.num_genes)
+        return _Sum.apply(gradient, into.rowptr, into.col), None, None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:  # type: ignore[override]
+        total: Tensor = _Sum.apply(tangent, *ctx.saved_tensors)
+        return total
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int, None, None], values: Tensor, rowptr: Tensor, col: Tensor) -> tuple[Tensor, int]:
+        last = values.movedim(in_dims[0], -1)  # all of a batch at once, as more features
+        return _Sum.apply(last.flatten(1).contiguous(), rowptr, col).unflatten(1, last.shape[1:]), 2
 
 
-def pick_rows(offsets: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Where the entries of some rows stand in lists that follow each other, and where the picked rows begin and end.
-
-    Args:
-        offsets: where the list of each row begins, and where the last one ends, shape (rows + 1,).
-        rows: which to pick, shape (some,).
-
-    Returns:
-        Positions of their entries, shape (entries,), and the new offsets, shape (some + 1,).
-
-    References:
-        Chapter 16 of the book.
+def pick_rows(rowptr: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Where the entries of some rows of a CSR matrix stand, and the ``rowptr`` of the matrix of these rows alone.
 
     >>> pick_rows(torch.tensor([0, 2, 3, 5]), torch.tensor([2, 0]))
     (tensor([3, 4, 0, 1]), tensor([0, 2, 4]))
     """
-    start, count = offsets[rows], offsets.diff()[rows]
+    start, count = rowptr[rows], rowptr.diff()[rows]
     end = count.cumsum(0)
-    positions = torch.arange(int(count.sum()), device=rows.device) + (start - end + count).repeat_interleave(count)
-    return positions, F.pad(end, (1, 0))
+    entries = torch.arange(int(count.sum()), device=rows.device) + (start - end + count).repeat_interleave(count)
+    return entries, F.pad(end, (1, 0))
 
 
 def rewire(edge_index: Tensor, seed: int = 0, swaps_per_edge: int = 10) -> Tensor:
@@ -188,7 +197,7 @@ def rewire(edge_index: Tensor, seed: int = 0, swaps_per_edge: int = 10) -> Tenso
         Shape (2, edges), in the same order of regulators.
 
     Raises:
-        TypeError, ValueError: see :func:`regnet.checks.check_edge_index`.
+        TypeError, ValueError: see :func:`regnet.in_degree`.
 
     References:
         Maslov and Sneppen (2002).

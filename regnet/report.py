@@ -20,7 +20,7 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 from regnet import figures
-from regnet.engine import sensitivities_on_graph
+from regnet.engine import output_on_graph, sensitivities_on_graph
 from regnet.graph import in_degree
 from regnet.layers import Layer
 from regnet.model import MLPAggregator, RegNet, SAGELayer
@@ -66,13 +66,7 @@ def shrinkage_table(layer: Layer, data: Data, edge_index: Tensor | None = None) 
     [nan, 0.25]
     """
     edge_index = data.edge_index if edge_index is None else edge_index
-    if isinstance(data.x, Tensor):
-        x = data.x.detach()
-        result = sensitivities_on_graph(layer, x, edge_index)
-    else:
-        from regnet.blockwise import sensitivities_blockwise  # here, so that who has a tensor need not wait for Dask
-
-        result = sensitivities_blockwise(layer, data.x, edge_index)
+    result = sensitivities_on_graph(layer, data.x.detach() if isinstance(data.x, Tensor) else data.x, edge_index)
     return pd.DataFrame(
         {
             "gene": data.gene_names,
@@ -123,12 +117,7 @@ def model_table(model: RegNet, data: Data, layer: int = 0) -> pd.DataFrame:
     if layer == 0:
         return shrinkage_table(first, data)
     with torch.no_grad():
-        if isinstance(data.x, Tensor):
-            hidden = layers[0](data.x, data.edge_index)
-        else:
-            from regnet.blockwise import first_layer_blockwise
-
-            hidden = first_layer_blockwise(first, data.x, data.edge_index)
+        hidden = output_on_graph(first, data.x, data.edge_index)
         for between in layers[1:layer]:
             hidden = between(hidden.relu(), data.edge_index)
     inner = Data(x=hidden.relu(), edge_index=data.edge_index, gene_names=data.gene_names, is_tf=data.is_tf)

@@ -1,4 +1,4 @@
-r"""Eqs. (3)-(5): how strongly a layer :math:`h = g(x, m)` answers to its two inputs along :math:`\delta = x - m`.
+r"""Eqs. (3)-(5): how strongly a layer :math:`h = g(x, m)` responds to its two inputs along :math:`\delta = x - m`.
 
 A layer is any callable ``g(x, m)`` that treats the rows of its two inputs, (genes, features) each,
 independently. Those that :mod:`regnet.layers` can read are treated exactly, without a derivative.
@@ -36,7 +36,7 @@ class Sensitivities:
     def weight(self) -> Tensor:
         r"""The effective weight :math:`w_i^{\mathrm{eff}} = S_{x,i} / (S_{x,i} + S_{m,i})`, Eq. (4); NaN where undefined.
 
-        Undefined means: :math:`\delta_i = 0`, or the layer answers to neither input.
+        Undefined means: :math:`\delta_i = 0`, or the layer responds to neither input.
         """
         # As a ratio, so that sensitivities of 1e-30 or 1e30 neither vanish nor overflow in a sum.
         return 1 / (1 + self.neighbor_sensitivity / self.self_sensitivity)
@@ -87,13 +87,13 @@ def sensitivities(
         that all methods return Eq. (3).
 
     Raises:
-        TypeError: ``"exact"`` and the layer is none that :mod:`regnet.layers` reads.
+        TypeError: ``"exact"`` and the layer is of no kind that :mod:`regnet.layers` reads.
         ValueError: an unknown method, a step that is not positive, shapes or devices that differ, entries
             that are not finite, or, with ``"exact"``, a layer of another width; with the other methods such a layer
             raises what it raises by itself.
 
     References:
-        Sections 4 and 5 of the note (chapters 4 and 5 of the book).
+        Sections 4 and 5 of the note.
 
     >>> layer = torch.nn.Linear(4, 2, bias=False)
     >>> layer.weight.data = torch.cat([0.25 * torch.eye(2), 0.75 * torch.eye(2)], dim=1)
@@ -111,19 +111,17 @@ def sensitivities(
     delta, undefined = direction(x, m)
     with torch.no_grad(), evaluation_mode(layer):
         if method == "exact":
-            weights = read_layer(layer, x)
-            both = torch.cat([weights.w_self, weights.w_neighbor])
-            active = weights.mask(weights.pre_activation(x, m))
-            toward_x, toward_m = weights.push(weights.pass_on(active, delta @ both.T)).unbind(dim=1)
+            w = read_layer(layer, x)
+            mask = w.mask(w.pre_activation(x, m))
+            S_x = lengths(w.out(mask * (delta @ w.w_self.T)))
+            S_m = lengths(w.out(mask * (delta @ w.w_neighbor.T)))
+            return undefined_at(Sensitivities(S_x, S_m), undefined)
+        g = as_function(layer)
+        check_parameters(layer, x)
+        if method == "jvp":
+            toward_x, toward_m = jvp_along(g, x, m, delta)
         else:
-            g = as_function(layer)
-            check_parameters(layer, x)
-            if method == "jvp":
-                toward_x = torch.func.jvp(lambda x: g(x, m), (x,), (delta,))[1]
-                check_rows(toward_x, x)
-                toward_m = torch.func.jvp(lambda m: g(x, m), (m,), (delta,))[1]
-            else:
-                toward_x, toward_m = _finite_differences(g, x, m, delta, eps, central)
+            toward_x, toward_m = _finite_differences(g, x, m, delta, eps, central)
     return norms(toward_x, toward_m, undefined)
 
 
@@ -140,7 +138,7 @@ def effective_weight(layer: Layer, x: Tensor, m: Tensor, method: Method = "exact
         eps: see :func:`sensitivities`.
 
     Returns:
-        Shape (genes,); NaN where undefined (:math:`x_i = m_i`, or no answer to either input). A gene
+        Shape (genes,); NaN where undefined (:math:`x_i = m_i`, or no response to either input). A gene
         without regulators has ``m = 0`` by convention, which this function cannot see: use
         :func:`effective_weight_on_graph`.
 
@@ -148,7 +146,7 @@ def effective_weight(layer: Layer, x: Tensor, m: Tensor, method: Method = "exact
         TypeError, ValueError: see :func:`sensitivities`.
 
     References:
-        Section 4 of the note (chapter 4 of the book).
+        Section 4 of the note.
 
     >>> layer = torch.nn.Linear(4, 2, bias=False)
     >>> layer.weight.data = torch.cat([0.25 * torch.eye(2), 0.75 * torch.eye(2)], dim=1)
@@ -172,11 +170,11 @@ def local_affine(layer: Layer, x_i: Tensor, m_i: Tensor) -> LocalAffine:
         ``A`` and ``B``, (hidden, features) each, and ``b``, (hidden,).
 
     Raises:
-        TypeError: the layer is none that :mod:`regnet.layers` reads.
+        TypeError: the layer is of no kind that :mod:`regnet.layers` reads.
         ValueError: shapes differ or entries are not finite.
 
     References:
-        Section 3 of the note (chapter 3 of the book).
+        Section 3 of the note.
 
     >>> layer = torch.nn.Linear(2, 1)
     >>> layer.weight.data, layer.bias.data = torch.tensor([[0.25, 0.75]]), torch.tensor([1.0])
@@ -189,11 +187,11 @@ def local_affine(layer: Layer, x_i: Tensor, m_i: Tensor) -> LocalAffine:
     check_pair(x, m)
     with torch.no_grad(), evaluation_mode(layer):
         weights = read_layer(layer, x)
-        active = weights.mask(weights.pre_activation(x, m))[0]
+        mask = weights.mask(weights.pre_activation(x, m))[0]
         return LocalAffine(
-            A=weights.out(active[:, None] * weights.w_self, dim=0),
-            B=weights.out(active[:, None] * weights.w_neighbor, dim=0),
-            b=weights.out(active * weights.bias) + weights.bias_out,
+            A=weights.out((mask[:, None] * weights.w_self).T).T,
+            B=weights.out((mask[:, None] * weights.w_neighbor).T).T,
+            b=weights.out(mask * weights.bias) + weights.bias_out,
         )
 
 
@@ -218,7 +216,7 @@ def kink_distance(layer: Layer, x: Tensor, m: Tensor) -> KinkDistance:
         TypeError, ValueError: see :func:`sensitivities`.
 
     References:
-        Section 5 of the note (chapter 5 of the book).
+        Section 5 of the note.
 
     >>> layer = torch.nn.Sequential(torch.nn.Linear(2, 1), torch.nn.ReLU(), torch.nn.Linear(1, 1))
     >>> layer[0].weight.data, layer[0].bias.data = torch.tensor([[-1.0, 2.0]]), torch.tensor([3.0])
@@ -231,7 +229,7 @@ def kink_distance(layer: Layer, x: Tensor, m: Tensor) -> KinkDistance:
     with torch.no_grad(), evaluation_mode(layer):
         weights = read_layer(layer, x)
         z = weights.pre_activation(x, m)
-        active = weights.mask(z)
+        active = weights.mask(z) > 0
 
         def first_switch(w: Tensor) -> Tensor:
             if weights.w_out is None:
@@ -265,7 +263,7 @@ def secant_weight(layer: Layer, x: Tensor, m: Tensor) -> Tensor:
         m: neighbour means, same shape.
 
     Returns:
-        Shape (genes,), in [0, 1]; NaN where undefined (:math:`x_i = m_i`, no answer either way, or a layer that is itself
+        Shape (genes,), in [0, 1]; NaN where undefined (:math:`x_i = m_i`, no response either way, or a layer that is itself
         NaN or infinite at one of the three points). A gene without regulators has ``m = 0`` by convention, which this
         function cannot see.
 
@@ -274,7 +272,7 @@ def secant_weight(layer: Layer, x: Tensor, m: Tensor) -> Tensor:
             ``g(x, m)`` with one row a gene.
 
     References:
-        Chapter 14 of the book, where it is derived; Sundararajan et al. (2017) for attributions along a path.
+        Sundararajan et al. (2017) for attributions along a path.
 
     >>> def shrink(x, m):  # a weight that adapts: 1 - 1/4 where the squared length of delta is 4
     ...     return m + (1 - 1 / ((x - m) ** 2).sum(dim=1, keepdim=True).clamp(min=1)) * (x - m)
@@ -298,6 +296,13 @@ def check_rows(out: Tensor, x: Tensor) -> None:
         raise ValueError(f"the layer must return (genes, outputs), here ({x.size(0)}, any); got {tuple(out.shape)}")
 
 
+def jvp_along(g: Callable[[Tensor, Tensor], Tensor], x: Tensor, m: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
+    """A delta and B delta of every gene, (genes, outputs) each, by forward-mode automatic differentiation."""
+    toward_x = torch.func.jvp(lambda x: g(x, m), (x,), (delta,))[1]
+    check_rows(toward_x, x)
+    return toward_x, torch.func.jvp(lambda m: g(x, m), (m,), (delta,))[1]
+
+
 def _finite_differences(
     g: Callable[[Tensor, Tensor], Tensor], x: Tensor, m: Tensor, delta: Tensor, eps: float, central: bool
 ) -> tuple[Tensor, Tensor]:
@@ -316,42 +321,34 @@ def _finite_differences(
 
 
 def direction(x: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
-    """delta = x - m, and which genes have none beyond the rounding of their mean; (genes, features) and (genes,)."""
+    """delta = x - m, (genes, features), and which genes have none, (genes,)."""
     delta = x - m
-    return delta, within_rounding(lengths(delta), lengths(x), lengths(m))
+    return delta, is_rounding(lengths(delta), lengths(x), lengths(m))
 
 
-def within_rounding(delta: Tensor, x: Tensor, m: Tensor) -> Tensor:
-    """Whether delta is no longer than the rounding of x and m, from the lengths of all three, (genes,) each."""
-    return delta <= 8 * torch.finfo(x.dtype).eps * torch.maximum(x, m)
+def is_rounding(delta: Tensor, x: Tensor, m: Tensor) -> Tensor:
+    """Whether delta is no longer than the rounding of a mean in float64, from the lengths of all three, (genes,) each."""
+    return delta <= 8 * torch.finfo(torch.float64).eps * torch.maximum(x, m)
 
 
 def norms(toward_x: Tensor, toward_m: Tensor, undefined: Tensor) -> Sensitivities:
-    """The lengths of a layer's answers, (genes, outputs) each; NaN where undefined."""
+    """The lengths of a layer's responses, (genes, outputs) each; NaN where undefined."""
     return undefined_at(Sensitivities(lengths(toward_x), lengths(toward_m)), undefined)
+
+
+def undefined_at(result: Sensitivities, undefined: Tensor) -> Sensitivities:
+    """The same with NaN for some genes."""
+    S_x, S_m = result.self_sensitivity, result.neighbor_sensitivity
+    return Sensitivities(S_x.masked_fill(undefined, torch.nan), S_m.masked_fill(undefined, torch.nan))
 
 
 def lengths(rows: Tensor) -> Tensor:
     """Euclidean length of every row, (..., features) -> (...), without the under- and overflow of squares."""
     length: Tensor = torch.linalg.vector_norm(rows, dim=-1)
     limits = torch.finfo(rows.dtype)
-    lowest = limits.tiny**0.5 / limits.eps
-    doubtful = ~((length > lowest) & (length < torch.inf))
-    if not doubtful.any():
-        return length
-    some = rows[doubtful]
-    if not some.any():  # silent rows
-        return length
-    # Numbers whose squares leave the range: scaled by their largest entry.
-    largest = some.abs().amax(dim=1, keepdim=True)
-    scale = torch.where(largest > 0, largest, 1)
-    length[doubtful] = scale.squeeze(1) * (some / scale).norm(dim=1)
+    extreme = ~((length > limits.tiny**0.5 / limits.eps) & (length < torch.inf))
+    if extreme.any() and rows.size(-1):
+        some = rows[extreme]
+        largest = some.abs().amax(dim=-1)  # 0 for a row of zeros
+        length[extreme] = largest * torch.linalg.vector_norm(some / torch.where(largest > 0, largest, 1)[:, None], dim=-1)
     return length
-
-
-def undefined_at(result: Sensitivities, undefined: Tensor) -> Sensitivities:
-    """The same with NaN for some genes."""
-    return Sensitivities(
-        result.self_sensitivity.masked_fill(undefined, torch.nan),
-        result.neighbor_sensitivity.masked_fill(undefined, torch.nan),
-    )

@@ -7,12 +7,13 @@ from itertools import permutations
 
 import pytest
 import torch
+from examples import close
 from hypothesis import given
 from hypothesis import strategies as st
 from torch_geometric.nn import SAGEConv
 
 from regnet.checks import check_edge_index, check_expression, check_matrix, check_pair
-from regnet.graph import RegulatorLists, in_degree, mean_over_regulators, neighbor_mean, rewire
+from regnet.graph import Adjacency, in_degree, mean_over_regulators, neighbor_mean, rewire
 
 
 def dense_mean(x, edge_index):
@@ -112,9 +113,29 @@ def test_mean_of_any_shape(genes, cells, dtype, constant, data):
     )
 
 
-def test_mean_is_differentiable(normal, random_graph):
+def test_mean_is_differentiable_in_every_way(normal, random_graph):
     x, edge_index = normal(5, 2).requires_grad_(), random_graph(5, 8)
-    assert torch.autograd.gradcheck(lambda x: mean_over_regulators(x, edge_index), x)
+    assert torch.autograd.gradcheck(lambda x: mean_over_regulators(x, edge_index), x, check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(lambda x: mean_over_regulators(x, edge_index) ** 2, x)
+    rows = torch.func.jacrev(lambda x: mean_over_regulators(x, edge_index))(x)
+    close(rows, torch.func.jacfwd(lambda x: mean_over_regulators(x, edge_index))(x))
+    close(torch.einsum("icjd,jd->ic", rows, x), mean_over_regulators(x, edge_index))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("count", [3, 49, 98])
+def test_the_mean_of_equal_numbers_is_that_number(count, dtype):
+    """Multiplied by a rounded 1/49 it would be another, and a unit that is exactly at 0 would be on."""
+    x = torch.full((count + 1, 2), 0.7, dtype=dtype)
+    x[:, 1] = 3
+    m = neighbor_mean(x, torch.tensor([list(range(count)), [count] * count]))[count]
+    assert m[1] == 3 and (dtype == torch.float64 or m[0] == x[0, 0])
+
+
+def test_in_float32_the_mean_is_summed_in_float64(normal):
+    x = (1e6 + normal(40, 3)).float()
+    edge_index = torch.tensor([list(range(39)), [39] * 39])
+    assert torch.equal(neighbor_mean(x, edge_index)[39], x[:39].double().mean(dim=0).float())
 
 
 @pytest.mark.parametrize(
@@ -174,7 +195,7 @@ def test_messages_say_what_to_do_word_for_word():
         check_expression(counts)
     assert str(caught.value) == (
         "x must be a torch.Tensor (genes, cells) of float32 or float64; got a tensor of torch.int64; "
-        "convert it with torch.as_tensor(..., dtype=torch.float32)"
+        "convert it, e.g. torch.as_tensor(array, dtype=torch.float32)"
     )
     rows, columns = torch.eye(2).to_sparse_csr(), torch.eye(2).to_sparse_csc()
     check_matrix(rows, sparse=True)
@@ -184,7 +205,7 @@ def test_messages_say_what_to_do_word_for_word():
     with pytest.raises(TypeError) as caught:
         check_matrix(columns, "m", sparse=True)
     assert str(caught.value) == (
-        "m must be dense or in sparse rows; got torch.sparse_csc; convert it with m.to_sparse_csr() or to_dense()"
+        "m must be dense or CSR; got torch.sparse_csc; convert it with m.to_sparse_csr() or to_dense()"
     )
     with pytest.raises(TypeError, match=r"^x must be a torch\.Tensor"):
         check_pair(counts, counts)
@@ -192,13 +213,13 @@ def test_messages_say_what_to_do_word_for_word():
         check_edge_index(torch.zeros(2, 1), 3)
     assert str(caught.value) == (
         "edge_index must be an integer torch.Tensor (2, edges); got a tensor of torch.float32; "
-        "convert it with torch.as_tensor(..., dtype=torch.long)"
+        "convert it, e.g. torch.as_tensor(array, dtype=torch.long)"
     )
     shaped = "edge_index must be (2, edges), regulators in row 0 and targets in row 1; got shape "
-    for shape, mend in {(3, 2): "(3, 2); transpose it, edge_index.T", (3, 4): "(3, 4)", (2,): "(2,)"}.items():
+    for shape, fix in {(3, 2): "(3, 2); transpose it, edge_index.T", (3, 4): "(3, 4)", (2,): "(2,)"}.items():
         with pytest.raises(ValueError, match="must be") as caught:
             check_edge_index(torch.zeros(shape, dtype=torch.long), 3)
-        assert str(caught.value) == shaped + mend
+        assert str(caught.value) == shaped + fix
 
 
 def test_a_default_device_other_than_that_of_the_data_changes_nothing(normal, random_graph):
@@ -206,7 +227,7 @@ def test_a_default_device_other_than_that_of_the_data_changes_nothing(normal, ra
     picked = torch.tensor([7, 2])
 
     def results():
-        graph = RegulatorLists.of(edge_index, 9)
+        graph = Adjacency.of(edge_index, 9)
         lists = graph.select(picked)
         return graph.mean(x), lists.mean(x), lists.mean(x.float()), neighbor_mean(x, edge_index), rewire(edge_index)
 

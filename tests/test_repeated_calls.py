@@ -15,7 +15,6 @@ from examples import mlp
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from regnet import effective_weight_on_graph, sensitivities_on_graph
-from regnet.blockwise import sensitivities_blockwise
 
 CALLS = 100
 
@@ -57,7 +56,7 @@ def call(request, normal, random_graph):
 
     def blockwise():
         with dask.config.set(scheduler="synchronous"):  # threads would add tensors of their own to the count
-            return sensitivities_blockwise(layer, blocks, graph)
+            return sensitivities_on_graph(layer, blocks, graph)
 
     return blockwise
 
