@@ -114,7 +114,7 @@ class Adjacency:
         >>> Adjacency.of(torch.tensor([[0, 1], [2, 2]]), 3).mean(torch.tensor([[1.0], [3.0], [0.0]])).tolist()
         [[0.0], [0.0], [2.0]]
         """
-        total: Tensor = _Sum.apply(values, self.rowptr, self.col)
+        total = _sum(values, self.rowptr, self.col)
         # Divided, and not multiplied by a rounded 1/n: the mean of equal numbers is that number.
         return total / self.in_degree().clamp(min=1).to(values.dtype)[:, None]
 
@@ -134,7 +134,7 @@ class _Sum(torch.autograd.Function):
     """Sums over regulators without an array of edges x features, for every kind of automatic differentiation."""
 
     @staticmethod
-    def forward(values: Tensor, rowptr: Tensor, col: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(values: Tensor, rowptr: Tensor, col: Tensor) -> Tensor:
         if values.dtype == torch.float32 or values.is_cuda:
             return F.embedding_bag(col, values, rowptr, mode="sum", include_last_offset=True)
         # In float64 on a processor the kernel above runs on one core only, and the one for sparse matrices is faster.
@@ -153,21 +153,25 @@ class _Sum(torch.autograd.Function):
         ctx.num_genes = len(values)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         rowptr, col = ctx.saved_tensors
         target = torch.arange(len(rowptr) - 1, device=col.device).repeat_interleave(rowptr.diff())
         into = Adjacency.of(torch.stack([target, col]), ctx.num_genes)
-        return _Sum.apply(gradient, into.rowptr, into.col), None, None
+        return _sum(gradient, into.rowptr, into.col), None, None
 
     @staticmethod
-    def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:  # type: ignore[override]
-        total: Tensor = _Sum.apply(tangent, *ctx.saved_tensors)
-        return total
+    def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
+        return _sum(tangent, *ctx.saved_tensors)
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int, None, None], values: Tensor, rowptr: Tensor, col: Tensor) -> tuple[Tensor, int]:
         last = values.movedim(in_dims[0], -1)  # all of a batch at once, as more features
-        return _Sum.apply(last.flatten(1).contiguous(), rowptr, col).unflatten(1, last.shape[1:]), 2
+        return _sum(last.flatten(1).contiguous(), rowptr, col).unflatten(1, last.shape[1:]), 2
+
+
+def _sum(values: Tensor, rowptr: Tensor, col: Tensor) -> Tensor:
+    total: Tensor = _Sum.apply(values, rowptr, col)  # type: ignore[no-untyped-call]
+    return total
 
 
 def pick_rows(rowptr: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:

@@ -125,7 +125,7 @@ def read_layer(layer: Layer, x: Tensor) -> LayerWeights:
     """
     as_function(layer)  # raises for what is no g(x, m)
     check_parameters(layer, x)
-    if type(layer) is SAGEConv and not layer.normalize and not _has_hooks(layer):
+    if isinstance(layer, SAGEConv) and not layer.normalize:
         bias, w_neighbor = _bias(layer.lin_l), layer.lin_l.weight.detach()
         w_self = layer.lin_r.weight.detach() if layer.root_weight else torch.zeros_like(w_neighbor)
         weights = LayerWeights(w_self, w_neighbor, bias, None, torch.zeros_like(bias))

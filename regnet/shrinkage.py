@@ -73,7 +73,8 @@ def sensitivities(
         layer: ``g(x, m)``, or one that :mod:`regnet.layers` reads. A module in training mode is evaluated in
             evaluation mode (no dropout) and put back.
         x: expression, shape (genes, features).
-        m: neighbour means, same shape.
+        m: neighbour means, same shape. In float32 they carry their own rounding, which matters where a gene almost equals
+            its mean: on a graph :func:`regnet.sensitivities_on_graph` forms them in float64.
         method: ``"exact"`` reads the weights (closed form, no derivative is taken); ``"jvp"`` uses
             forward-mode automatic differentiation and takes any layer; ``"finite-difference"`` is
             Eq. (5).
