@@ -189,7 +189,7 @@ def _machine() -> list[list[str]]:
     information = Path("/proc/cpuinfo")
     models = re.findall(r"model name\s*: (.+)", information.read_text("utf-8")) if information.is_file() else []
     packages = (
-        "torch torch_geometric lightning numpy scipy pandas scikit-learn statsmodels matplotlib scanpy jupyter-book sphinx"
+        "torch torch_geometric numpy scipy pandas scikit-learn statsmodels matplotlib scanpy jupyter-book sphinx"
     )
     return [
         ["Processor", models[0] if models else platform.processor() or platform.machine()],
