@@ -1,4 +1,4 @@
-# One command per task. Every target sets itself up: it needs Python 3.11 or newer, make and a C library.
+# One command per task; `make help` lists them. Every target sets itself up: it needs Python 3.11 or newer, make and a C library.
 PYTHON ?= python3
 BIN := .venv/bin
 PACKAGE := $(wildcard regnet/*.py regnet/*.txt)
@@ -8,12 +8,26 @@ PDF := bayesian-shrinkage-in-regnet
 LATEX_PACKAGES := latexmk texlive-xetex texlive-latex-recommended texlive-latex-extra texlive-fonts-recommended \
 	fonts-texgyre fonts-texgyre-math fonts-dejavu
 CHAPTERS := $(filter-out $(if $(REGNET_DATA_DIR),,$(DOWNLOADED)),$(wildcard book/*.ipynb))
+# Tests and notebooks run in as many processes as there are cores, with one thread each.
+JOBS ?= logical
+PARALLEL := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
+# Threads that have nothing to do sleep. By default they spin, and take the cores from the processes beside them.
+export GOMP_SPINCOUNT ?= 0
 
-.PHONY: book pdf latex latex-packages test unit pages nbval reproduce seeds mutants audit notebooks bench lint hooks clean
+.PHONY: help book html pdf latex latex-packages test unit test-all nbval pages reproduce seeds mutants audit notebooks bench \
+	lint hooks clean
 .NOTPARALLEL:  # the builds share _build, and each uses all cores
 
 book: _build/.package  ## execute the chapters and write _build/html/index.html
 	$(BIN)/jupyter-book build . --all -W -n --keep-going
+
+html: .venv/installed  ## the same from the stored outputs, without executing anything
+	mkdir -p _build
+	sed 's/execute_notebooks: cache/execute_notebooks: "off"/; s|: _ext$$|: ../_ext|' _config.yml > _build/_config.yml
+	$(BIN)/jupyter-book build . --config _build/_config.yml --all -W -n --keep-going
+
+pages: html  ## open every page of the HTML in a browser: links, pictures, mathematics, phone, dark mode, accessibility
+	REGNET_REQUIRE_PAGES=1 $(PARALLEL) --dist worksteal tests/book
 
 pdf: latex _build/.package  ## execute the chapters and write _build/bayesian-shrinkage-in-regnet.pdf; needs LaTeX
 	$(BIN)/jupyter-book build . --all --builder latex -W -n --keep-going
@@ -30,24 +44,24 @@ latex:
 latex-packages:
 	@echo $(LATEX_PACKAGES)
 
-test: unit nbval  ## style, types, tests, and every notebook against its stored outputs
+test: lint unit nbval  ## style, types, the tests without the slow ones, and every notebook against its stored outputs
 
-unit: .venv/installed lint  ## the same without the notebooks
-	$(BIN)/python -m pytest --cov=regnet --cov-branch --cov-report=term --cov-fail-under=95
+unit: .venv/installed  ## the tests without the slow ones
+	$(PARALLEL) --dist worksteal -m "not slow"
 
-pages: book  ## open every page of the built HTML in a browser: links, pictures, mathematics, phone, dark mode, accessibility
-	REGNET_REQUIRE_PAGES=1 $(BIN)/python -m pytest tests/book
+test-all: .venv/installed  ## all tests with the slow ones, and the coverage of regnet, which must be 95 %
+	$(PARALLEL) --dist worksteal --cov=regnet --cov-branch --cov-report=term --cov-fail-under=95
 
 nbval: .venv/installed  ## execute every notebook and compare its outputs with the stored ones
-	$(BIN)/python -m pytest --nbval --nbval-cell-timeout=600 $(CHAPTERS)
+	$(PARALLEL) --dist loadfile --nbval --nbval-cell-timeout=600 $(CHAPTERS)
 
-reproduce: .venv/installed  ## nbval under other settings of the machine, about ten minutes each; some of them with POINTS="plain rich"
+reproduce: .venv/installed  ## nbval under six settings of the machine, about ten minutes each; some with POINTS="plain rich"
 	$(BIN)/python tools/reproduce.py $(if $(POINTS),--points $(POINTS)) --chapters $(CHAPTERS)
 
 seeds: .venv/installed  ## the chapters that draw random numbers once more, with another base seed: no verdict may change
 	$(BIN)/python tools/check_seeds.py
 
-mutants: .venv/installed  ## do the tests notice small changes of the code? -> the tables of the page on testing; a quarter of an hour
+mutants: .venv/installed  ## do the tests notice small changes of the code? long; uses all cores
 	$(BIN)/python tools/check_mutants.py
 
 # Strict, because a package that the service does not know would pass for a clean one.
@@ -59,13 +73,16 @@ audit:  ## known vulnerabilities of the locked packages; asks on the internet
 notebooks: .venv/installed  ## book/*.md -> executed book/*.ipynb; one of them with CHAPTER=book/NN_name.md
 	$(BIN)/python tools/build_notebooks.py $(CHAPTER)
 
-bench: .venv/installed  ## speed and memory as ratios measured in one run -> the table of chapter 16; a quarter of an hour, alone
+bench: .venv/installed  ## speed and memory as ratios measured in one run -> the table of the page on scale; a quarter of an hour, alone
 	$(BIN)/python benchmarks/run.py
 
-lint: .venv/installed
+lint: .venv/installed  ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+help:  ## this list
+	@awk -F ':.*  ## ' '/^[a-z-]+:.*  ## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
 
 hooks: .venv/installed  ## check style and notebooks before every commit
 	$(BIN)/pre-commit install

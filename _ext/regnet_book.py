@@ -188,9 +188,7 @@ class WriteBuildReport(SphinxPostTransform):
 def _machine() -> list[list[str]]:
     information = Path("/proc/cpuinfo")
     models = re.findall(r"model name\s*: (.+)", information.read_text("utf-8")) if information.is_file() else []
-    packages = (
-        "torch torch_geometric lightning numpy scipy pandas scikit-learn statsmodels matplotlib scanpy jupyter-book sphinx"
-    )
+    packages = "torch torch_geometric numpy scipy pandas scikit-learn statsmodels matplotlib scanpy jupyter-book sphinx"
     return [
         ["Processor", models[0] if models else platform.processor() or platform.machine()],
         ["Cores", str(os.cpu_count())],

@@ -205,7 +205,7 @@ def provenance() -> dict:
         models = [line for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines() if line.startswith("model name")]
     except OSError:
         models = []
-    libraries = ("torch", "torch-geometric", "numpy", "scipy", "dask", "zarr", "lightning", "captum")
+    libraries = ("torch", "torch-geometric", "numpy", "scipy", "dask", "zarr", "captum")
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "commit": git("rev-parse", "HEAD"),

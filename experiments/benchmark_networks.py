@@ -32,7 +32,7 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 import regnet
-import regnet.data
+import regnet.datasets
 from regnet.graph import rewire
 from regnet.structure import pair_features
 from regnet.training import PLAIN, split_edges, untrained
@@ -205,7 +205,7 @@ def provenance(networks: list[str]) -> dict:
         "seeds_each": NUM_SEEDS,
         "recipes": RECIPES,
         "versions": {"python": platform.python_version()}
-        | {name: version(name) for name in ("torch", "torch-geometric", "numpy", "scipy", "scikit-learn", "lightning")},
+        | {name: version(name) for name in ("torch", "torch-geometric", "numpy", "scipy", "scikit-learn")},
         "sha256": {file: pooch.file_hash(str(regnet.data.fetch(file)), alg="sha256") for file in sorted(files)},
     }
 

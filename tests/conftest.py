@@ -34,6 +34,14 @@ def absent(reason: str, variable: str = "REGNET_REQUIRE_ALL") -> None:
     pytest.skip(reason)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The tests of the built pages are slow: `make pages` runs them."""
+    for item in items:
+        if "built" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session")
 def built() -> Path:
     """The folder with the HTML of the sources as they are now."""

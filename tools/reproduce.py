@@ -15,7 +15,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,18 +28,16 @@ LOCALES = ROOT / "_build/locales"
 class Point(NamedTuple):
     """Settings of one run."""
 
-    instructions: str
-    """The widest instructions that torch may use, of what the processor has."""
-    same_sums: bool
-    """Whether MKL is to add in an order that is the same on every processor."""
+    instructions: str  # the widest that torch may use, of what the processor has
+    same_sums: bool  # whether MKL is to add in an order that is the same on every processor
     threads: int
     locale: str
     time_zone: str
     hash_seed: int
-    elsewhere: bool
-    """Whether the notebooks run in a copy of the project in another folder."""
+    elsewhere: bool  # whether the notebooks run in a copy of the project in another folder
 
 
+# Each combination of instructions and threads, along which the rest varies; `plain` and `rich` differ in everything.
 POINTS = {
     "plain": Point("default", True, 1, "C", "UTC", 0, True),
     "avx2-1": Point("avx2", False, 1, "de_DE.UTF-8", "Asia/Kathmandu", 3, True),
@@ -49,22 +46,14 @@ POINTS = {
     "avx2-2": Point("avx2", True, 2, "C", "Australia/Lord_Howe", 2024, True),
     "rich": Point("avx512", False, 2, "de_DE.UTF-8", "Pacific/Chatham", 4711, False),
 }
-"""Each combination of instructions and threads, along which the rest varies; `plain` and `rich` differ in everything."""
-
-
-def available(instructions: str) -> str:
-    """What torch really takes: no more than the processor has."""
-    highest = torch.backends.cpu.get_cpu_capability().lower()
-    if highest not in INSTRUCTIONS:  # processors other than x86 have one kind
-        return "default"
-    return min(instructions, highest, key=INSTRUCTIONS.index)
 
 
 def environment(point: Point) -> dict[str, str]:
-    """The variables that make the point."""
-    variables = {name: value for name, value in os.environ.items() if name != "MKL_CBWR"}
-    variables |= {
-        "ATEN_CPU_CAPABILITY": available(point.instructions),
+    """The variables that make the point; torch is asked for no more instructions than the processor has."""
+    highest = torch.backends.cpu.get_cpu_capability().lower()
+    widest = min(point.instructions, highest, key=INSTRUCTIONS.index) if highest in INSTRUCTIONS else "default"
+    variables = {name: value for name, value in os.environ.items() if name != "MKL_CBWR"} | {
+        "ATEN_CPU_CAPABILITY": widest,
         "OMP_NUM_THREADS": str(point.threads),
         "LC_ALL": point.locale,
         "TZ": point.time_zone,
@@ -83,10 +72,10 @@ def check_locale(name: str) -> None:
     if subprocess.run(known, env=os.environ | {"LC_ALL": name}, capture_output=True, check=False).returncode == 0:
         return
     language, characters = name.split(".")
-    make = ["localedef", "--no-archive", "-i", language, "-f", characters, str(LOCALES / name)]
+    LOCALES.mkdir(parents=True, exist_ok=True)
     try:
-        LOCALES.mkdir(parents=True, exist_ok=True)
-        subprocess.run(make, capture_output=True, text=True, check=True)
+        make = ["localedef", "--no-archive", "-i", language, "-f", characters, str(LOCALES / name)]
+        subprocess.run(make, capture_output=True, check=True)
     except (OSError, subprocess.CalledProcessError) as error:
         sys.exit(f"the locale {name} cannot be made ({error}); on Debian or Ubuntu: apt-get install locales")
 
@@ -109,18 +98,15 @@ def main() -> int:
     arguments = parser.parse_args()
     if "ATEN_CPU_CAPABILITY" in os.environ:
         sys.exit("unset ATEN_CPU_CAPABILITY: it would limit every point")
-    points = {name: POINTS[name] for name in arguments.points}
-    for name in {point.locale for point in points.values()} - {"C"}:
+    for name in {POINTS[point].locale for point in arguments.points} - {"C"}:
         check_locale(name)
     chapters = [chapter.resolve(strict=True) for chapter in arguments.chapters]
-    lines = []
-    for name, point in points.items():
-        print(f"\n{name}: {point._replace(instructions=available(point.instructions))}", flush=True)
-        start = time.monotonic()
-        same = run(point, chapters)
-        lines.append(f"{'same   ' if same else 'DIFFERS'} {name} ({(time.monotonic() - start) / 60:.0f} min)")
-    print("\n" + "\n".join(lines))
-    return int(any(line.startswith("DIFFERS") for line in lines))
+    same = {}
+    for name in arguments.points:
+        print(f"\n{name}: {POINTS[name]}", flush=True)
+        same[name] = run(POINTS[name], chapters)
+    print("\n" + "\n".join(f"{'same   ' if equal else 'DIFFERS'} {name}" for name, equal in same.items()))
+    return int(not all(same.values()))
 
 
 if __name__ == "__main__":
