@@ -18,7 +18,7 @@ import torch
 import yaml
 from docutils import nodes
 from docutils_table import table
-from jupyter_client import KernelManager
+from jupyter_client.manager import KernelManager
 from myst_nb.sphinx_ import NbMetadataCollector
 from pybtex.database import parse_file
 from sphinx import addnodes
