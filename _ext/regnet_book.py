@@ -18,6 +18,7 @@ import torch
 import yaml
 from docutils import nodes
 from docutils_table import table
+from jupyter_client.manager import KernelManager
 from myst_nb.sphinx_ import NbMetadataCollector
 from pybtex.database import parse_file
 from sphinx import addnodes
@@ -92,6 +93,15 @@ def name_for_screen_readers(
     if "body" in context:
         body = context["body"].replace('role="doc-biblioentry"', 'role="listitem"')
         context["body"] = body.replace(' aria-label="Toggle hidden content"', "")
+
+
+# Kernels
+
+
+def encrypt_kernels() -> None:
+    """Let the kernels of the build encrypt what they send: those that do not warn in its log, each anew."""
+    if hasattr(KernelManager, "transport_encryption"):  # not in the older versions of jupyter_client
+        KernelManager.transport_encryption.default_value = "auto"
 
 
 # Links from the API page to the equations and chapters
@@ -224,6 +234,7 @@ def _chapter_row(env: BuildEnvironment, source: Path) -> list[str | nodes.Node] 
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
+    encrypt_kernels()
     app.add_node(BuildReport)
     app.add_directive("build-report", BuildReportDirective)
     app.add_directive("cite-this", CiteThisDirective)

@@ -32,7 +32,7 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 import regnet
-import regnet.datasets
+import regnet.data
 from regnet.graph import rewire
 from regnet.structure import pair_features
 from regnet.training import PLAIN, split_edges, untrained

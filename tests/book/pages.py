@@ -11,11 +11,10 @@ from bs4 import BeautifulSoup
 ROOT = Path(__file__).parents[2]
 
 
-def listed_pages() -> list[str]:
-    """Every page of the table of contents, as its HTML is called."""
+def listed_files() -> list[str]:
+    """The sources that the table of contents names."""
     toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
-    files = [toc["root"], *(chapter["file"] for part in toc["parts"] for chapter in part["chapters"])]
-    return [f"{Path(file).with_suffix('')}.html" for file in files]
+    return [toc["root"], *(chapter["file"] for part in toc["parts"] for chapter in part["chapters"])]
 
 
 @cache
