@@ -30,8 +30,8 @@ def recover_counts(x: Tensor) -> Counts:
         x: :math:`\log(1 + \text{normalised counts})`, shape (genes, cells), natural logarithm.
 
     Returns:
-        A named tuple: ``counts``, molecules (genes, cells), int64; and ``per_count``, :math:`u_s` (cells,), dtype of ``x``,
-        infinite in a cell without counts.
+        The named tuple (``counts``, ``per_count``), molecules (genes, cells) as int64 and :math:`u_s` (cells,) in the dtype
+        of ``x``, infinite in a cell without counts.
 
     Raises:
         TypeError, ValueError: ``x`` is not a finite matrix; or an entry is negative, further than a quarter from a whole
