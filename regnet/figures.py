@@ -12,7 +12,6 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from scipy import stats
 from sklearn.preprocessing import SplineTransformer
 
-# Okabe and Ito's palette, which colour-blind readers can tell apart.
 COLORS = {
     "self": "#0072B2",
     "neighbor": "#D55E00",
@@ -49,7 +48,7 @@ def use_style() -> None:
     """Set matplotlib's defaults to the book's style: white background, one palette, text as large as the page's.
 
     References:
-        Every chapter of the book with a figure; the colours are those of Okabe and Ito.
+        Okabe and Ito (2008) for the colours, which colour-blind readers can tell apart.
 
     >>> use_style()
     >>> plt.rcParams["axes.spines.top"]
@@ -59,20 +58,20 @@ def use_style() -> None:
 
 
 def shrinkage_vs_degree(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Weight against in-degree, on a log axis that has no place for an in-degree of zero.
+    """Weight against in-degree on a logarithmic axis, with a trend and its 95 % band.
 
-    Genes of one in-degree are spread sideways by up to 8 %, so that they can be told apart. On a graph that was flipped
-    the in-degree counts the targets of a gene, which the layer then averages.
+    Genes of one in-degree are spread sideways by up to 8 %, so that they can be told apart. On a reversed graph the
+    in-degree is the number of a gene's targets, which the layer then averages.
 
     Args:
         table: from :func:`regnet.shrinkage_table`.
-        ax: where to draw; a new figure where none is given.
+        ax: axes to draw in; by default those of a new figure.
 
     Returns:
         The axes.
 
     References:
-        Section 8 of the note (chapter 8 of the book).
+        Section 8 of the note.
 
     >>> table = pd.DataFrame({"in_degree": [1, 2], "is_tf": [True, False], "w_eff": [0.3, 0.6]})
     >>> shrinkage_vs_degree(table).get_xscale()
@@ -82,17 +81,17 @@ def shrinkage_vs_degree(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 
 def shrinkage_vs_expr(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Weight against mean expression.
+    """Weight against mean expression, with a trend and its 95 % band.
 
     Args:
         table: from :func:`regnet.shrinkage_table`; ``mean_expression`` has the unit of ``x``.
-        ax: where to draw; a new figure where none is given.
+        ax: axes to draw in; by default those of a new figure.
 
     Returns:
         The axes.
 
     References:
-        Section 8 of the note (chapter 8 of the book).
+        Section 8 of the note.
 
     >>> weights = {"in_degree": [1, 2], "mean_expression": [0.1, 2.0], "is_tf": [True, False], "w_eff": [0.3, 0.6]}
     >>> shrinkage_vs_expr(pd.DataFrame(weights)).get_xlabel()
@@ -106,13 +105,13 @@ def shrinkage_hist(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
     Args:
         table: from :func:`regnet.shrinkage_table`.
-        ax: where to draw; a new figure where none is given.
+        ax: axes to draw in; by default those of a new figure.
 
     Returns:
         The axes.
 
     References:
-        Section 8 of the note (chapter 8 of the book).
+        Section 8 of the note.
 
     >>> shrinkage_hist(pd.DataFrame({"in_degree": [1, 2], "w_eff": [0.3, 0.6]})).get_xlim()
     (np.float64(0.0), np.float64(1.0))
@@ -127,28 +126,13 @@ def shrinkage_hist(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
             ax.axvline(median, color=COLORS["trend"], label=f"median {median:.2f}")
         _label_undefined(ax, table)
         ax.set(xlim=(0, 1), xlabel=r"effective weight $w^{\mathrm{eff}}$", ylabel="genes")
-        columns = 2 if len(weights) else 1  # the reasons alone are too long to stand side by side
+        columns = 2 if len(weights) else 1  # the reasons alone are too long for two columns
         ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=columns)
     return ax
 
 
 def save_diagnostics(table: pd.DataFrame, folder: str | Path) -> None:
-    """Write ``shrinkage_vs_degree.png``, ``shrinkage_hist.png`` and ``shrinkage_vs_expr.png``, the note's names.
-
-    Args:
-        table: from :func:`regnet.shrinkage_table`.
-        folder: an existing folder.
-
-    References:
-        Section 8 of the note (chapter 8 of the book).
-
-    >>> import tempfile
-    >>> weights = {"in_degree": [1, 2], "mean_expression": [0.1, 2.0], "is_tf": [True, False], "w_eff": [0.3, 0.6]}
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     save_diagnostics(pd.DataFrame(weights), folder)
-    ...     print(len(list(Path(folder).iterdir())))
-    3
-    """
+    """Write ``shrinkage_vs_degree.png``, ``shrinkage_hist.png`` and ``shrinkage_vs_expr.png`` to an existing folder."""
     for draw in (shrinkage_vs_degree, shrinkage_hist, shrinkage_vs_expr):
         with plt.rc_context(_STYLE):
             figure, ax = plt.subplots()
@@ -171,25 +155,25 @@ def _scatter_with_trend(table: pd.DataFrame, column: str, label: str, ax: Axes |
                 x = x * np.exp(np.random.default_rng(0).uniform(-0.08, 0.08, len(x)))
             edge = COLORS["truth"] if is_tf else "none"
             face = COLORS["tf"] if is_tf else COLORS["other"]
-            crowded = group.sum() > 200
+            many = group.sum() > 200
             ax.scatter(
                 x,
                 drawn.loc[group, "w_eff"],
-                s=(16 if crowded else 34) if is_tf else 14,
+                s=(16 if many else 34) if is_tf else 14,
                 marker=marker,
                 color=face,
                 edgecolor=edge,
-                linewidth=0.4 if crowded else 0.6,
+                linewidth=0.4 if many else 0.6,
                 alpha=0.9 if is_tf else 0.6,
                 label=f"{name} ({group.sum()})",
-                zorder=2 if 2 * group.sum() > len(drawn) else 3,  # the fewer above the more
+                zorder=2 if 2 * group.sum() > len(drawn) else 3,  # the smaller group on top
             )
-        inside = at.between(*at.quantile([0.01, 0.99]))  # one far gene must not bend the end of the trend
+        inside = at.between(*at.quantile([0.01, 0.99]))  # an outlying gene must not bend the trend
         if at[inside].nunique() > 3:  # a spline of four parameters
             grid, middle, low, high = trend_band(at[inside].to_numpy(), drawn.loc[inside, "w_eff"].to_numpy())
             grid = np.exp(grid) if log else grid
             ax.fill_between(grid, low, high, color=COLORS["trend"], alpha=0.18, linewidth=0, zorder=4)
-            ax.plot(grid, middle, color="white", linewidth=4, zorder=3.5)  # a rim, so that the trend shows in a crowd
+            ax.plot(grid, middle, color="white", linewidth=4, zorder=3.5)  # outline over the points
             ax.plot(grid, middle, color=COLORS["trend"], label="trend, 95 % band", zorder=6)
         if log:
             ax.set_xscale("log")
@@ -205,40 +189,14 @@ def _scatter_with_trend(table: pd.DataFrame, column: str, label: str, ax: Axes |
 
 
 def trend_band(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    r"""Regression spline of a weight, with a pointwise 95 % band for its mean.
-
-    .. math::
-
-        b^\top \hat\beta \pm t_{n-p,\,0.975}
-        \sqrt{\sum_i \bigl(b^\top (B^\top B)^{-1} b_i\bigr)^2 \frac{e_i^2}{(1-h_i)^2}}
-
-    with the spline's basis *B* at the genes and *b* at a point, residuals *e*, leverages *h* and *p* parameters: the
-    variance estimate HC3, which lets the weights spread more at one end than at the other. At each point of the grid the
-    band covers the best such spline about 95 times in a hundred, less often where genes are few, and all points together
-    less often still; a trend that bends more sharply than the spline can follow is missed (chapter 17 of the book).
-
-    Args:
-        x: where the genes lie, shape (genes,), at least four different values.
-        y: their weights, same shape, in [0, 1].
-
-    Returns:
-        A grid of 60 points from the smallest to the largest *x*; the spline on it; the two edges of the band.
-
-    References:
-        MacKinnon and White (1985).
-
-    >>> x = np.linspace(0, 1, 50)
-    >>> grid, middle, low, high = trend_band(x, 0.2 + 0.5 * x)
-    >>> bool(np.allclose(middle, 0.2 + 0.5 * grid) and np.allclose(low, high))
-    True
-    """
+    """Grid over ``x``, quadratic spline of ``y`` on it, and its pointwise 95 % band (HC3, MacKinnon and White 1985)."""
     grid = np.linspace(x.min(), x.max(), 60)
     spline = SplineTransformer(n_knots=3, degree=2).fit(x[:, None])
     basis, on_grid = spline.transform(x[:, None]), spline.transform(grid[:, None])
     solve = np.linalg.pinv(basis, rcond=1e-10)
     leverage = (basis * solve.T).sum(axis=1)
     free = 1 - leverage > 1e-8
-    # A gene that the spline must pass through shows no residual: its spread could be the whole range of a weight.
+    # A gene of leverage 1 has no residual: its deviation could be the whole range of a weight. Hence not statsmodels' HC3.
     spread = np.where(free, y - basis @ (solve @ y), 1) / np.where(free, 1 - leverage, 1)
     freedom = max(1, len(x) - np.linalg.matrix_rank(basis))
     half_width = stats.t.ppf(0.975, freedom) * np.sqrt((((on_grid @ solve) * spread) ** 2).sum(axis=1))
@@ -247,10 +205,10 @@ def trend_band(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np
 
 
 def _label_undefined(ax: Axes, table: pd.DataFrame) -> None:
-    """An entry of the legend that counts the genes which the figure cannot show."""
+    """Count the genes without a weight in the legend."""
     undefined = table["w_eff"].isna()
-    orphans = (undefined & (table["in_degree"] == 0)).sum()
-    reasons = {"of in-degree 0": orphans, "equal to the mean,\nor without response": undefined.sum() - orphans}
+    unregulated = (undefined & (table["in_degree"] == 0)).sum()
+    reasons = {"of in-degree 0": unregulated, "equal to the mean,\nor without response": undefined.sum() - unregulated}
     for reason, count in reasons.items():
         if count:
             ax.plot([], [], " ", label=f"not drawn: {count} {'gene' if count == 1 else 'genes'} {reason}")
