@@ -34,11 +34,10 @@ SPI1 SPIB TSC22D1 ZNF22 ZNF428 ZNF511 ZNF524 ZNF600 ZNF706 ZNF710
 def load_dataset(name: str, *, dtype: torch.dtype | None = None) -> Data:
     """Load a data set by name.
 
-    ``pbmc68k`` is part of scanpy and needs no download: log counts of 765 genes in one random half of 700 blood cells; its
-    graph links a transcription factor to the genes that correlate with it in the *other* half (Pearson correlation
-    above zero, one-sided test, 5 % false discovery rate by Benjamini and Hochberg). The other names are benchmark
-    networks; their files are downloaded once and checked by SHA-256, or read from the folder that the environment
-    variable ``REGNET_DATA_DIR`` names.
+    ``pbmc68k`` is part of scanpy: log counts of 765 genes in one random half of 700 blood cells; its graph links a
+    transcription factor to the genes that correlate with it in the *other* half (Pearson correlation above zero,
+    one-sided test, 5 % false discovery rate by Benjamini and Hochberg). The others are benchmark networks, whose files
+    :func:`regnet.data.fetch` provides.
 
     Args:
         name: one of :func:`regnet.dataset_names`.
@@ -49,8 +48,7 @@ def load_dataset(name: str, *, dtype: torch.dtype | None = None) -> Data:
         ``is_tf`` (genes,) and ``name``.
 
     Raises:
-        ValueError: unknown name.
-        OSError, ValueError: a file is missing, cannot be downloaded or is damaged, see :func:`regnet.data.fetch`.
+        OSError, ValueError: unknown name; or a file is missing, cannot be downloaded or is damaged.
 
     References:
         Zheng et al. (2017) for the cells and Lambert et al. (2018) for the regulators of ``pbmc68k``;
@@ -287,13 +285,10 @@ def list_datasets() -> list[DatasetInfo]:
 
 
 def fetch(file: str) -> Path:
-    """Local path of a registered file: from ``REGNET_DATA_DIR`` where that is set, else downloaded once by pooch.
+    """Path of a registered file, such as ``"published-checkpoint/regnet_pretrained.pth"``, whose SHA-256 is right.
 
-    Args:
-        file: its name in the registry, e.g. ``"published-checkpoint/regnet_pretrained.pth"``.
-
-    Returns:
-        Path of a file whose SHA-256 is the registered one. Several processes may call this at once.
+    It is in the folder that the environment variable ``REGNET_DATA_DIR`` names, where that is set; else it is downloaded
+    once. Several processes may call this at once.
 
     Raises:
         ValueError: the file is not registered or its checksum is wrong.

@@ -30,12 +30,10 @@ _ABOVE_GENES = {"", "gene", "genes", "gene_name", "gene_id", "geneid", "gene_sym
 
 
 class Network(NamedTuple):
-    """The edges of a file, by name."""
+    """The edges of a file: columns ``source`` (the regulator) and ``target``; and what to know about how they were read."""
 
     table: pd.DataFrame
-    """Columns ``source`` (the regulator) and ``target``, spelled as in the file."""
     notices: list[str]
-    """What a reader should know about how they were read, one sentence each."""
 
 
 def read_expression(path: str | Path) -> anndata.AnnData:
@@ -109,13 +107,9 @@ def read_network(path: str | Path, *, genes: Sequence[str] | None = None) -> Net
     path = Path(path)
     header, body = _read_table(path, str)
     lower = [name.strip().casefold() for name in header]
-    roles = [next((column for column, name in enumerate(lower) if name in role), None) for role in (_REGULATOR, _TARGET)]
-    named = None not in roles
-    columns = (
-        [column for column in roles if column is not None]
-        if named
-        else [column for column, name in enumerate(lower) if name not in ("", "label")][:2]
-    )
+    columns = [next((at for at, name in enumerate(lower) if name in role), -1) for role in (_REGULATOR, _TARGET)]
+    if not (named := min(columns) >= 0):
+        columns = [at for at, name in enumerate(lower) if name not in ("", "label")][:2]
     if len(columns) < 2:
         raise ValueError(
             f"{path}: expected two columns, regulator and target, separated by a tab, a comma or a semicolon; "
@@ -124,17 +118,15 @@ def read_network(path: str | Path, *, genes: Sequence[str] | None = None) -> Net
     if not named and (genes is None or {lower[column] for column in columns} <= {gene.casefold() for gene in genes}):
         body, lower = pd.concat([pd.DataFrame([header]), body], ignore_index=True), []
     table = body[columns].set_axis(["source", "target"], axis=1).apply(lambda names: names.str.strip())
-    nameless = (table == "").any(axis=1)
-    if nameless.any():
+    if (nameless := (table == "").any(axis=1)).any():
         line = " ".join(body[nameless].iloc[0])
         raise ValueError(f"{path}: expected the names of a regulator and a target in every line; got {line!r}")
     if "label" in lower:
         label = body[lower.index("label")]
         is_edge = pd.to_numeric(label, errors="coerce")
-        if not is_edge.isin([0, 1]).all():
-            wrong = label[~is_edge.isin([0, 1])].iloc[0]
+        if len(wrong := label[~is_edge.isin([0, 1])]):
             raise ValueError(
-                f"{path}: expected a Label of 1 (an edge) or 0 (none); got {wrong!r}; rename the column if it is no label"
+                f"{path}: expected a Label of 1 (an edge) or 0 (none); got {wrong.iloc[0]!r}; rename a column that is none"
             )
         table = table[is_edge == 1].reset_index(drop=True)
     if table.empty:
@@ -144,18 +136,10 @@ def read_network(path: str | Path, *, genes: Sequence[str] | None = None) -> Net
 
 
 def read_names(path: str | Path) -> list[str]:
-    r"""Read a list of genes, such as the transcription factors.
+    r"""Names of genes, such as the transcription factors, each once.
 
-    Args:
-        path: a table with a column ``TF`` or ``gene``, ignoring case; or else its first column, without a header: one name
-            a line.
-
-    Returns:
-        The names as they are spelled, each once.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: a damaged or empty file.
+    They are in a column ``TF`` or ``gene``, ignoring case; or else in the first column, without a header. Raises
+    ``ValueError`` for a damaged file and one without names.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:

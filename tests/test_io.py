@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import torch
 import zarr
+from examples import refused
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from scipy.sparse import csc_matrix, csr_matrix
@@ -23,15 +24,6 @@ from regnet.io import dataset_name, read_expression, read_names, read_network, t
 
 AWKWARD = ["NA", "nan", "NULL", "TRUE", "007", "1-Mar", "1e5", "HLA DRA", 'beta"2', "5'nt", "ß-catenin", "None"]
 READERS = [read_expression, read_names, read_network]
-
-
-def refused(function, *words, error=ValueError):
-    """The function raises in one line that has the words."""
-    with pytest.raises(error) as caught:
-        function()
-    for word in words:
-        assert word in str(caught.value)
-    assert "\n" not in str(caught.value)
 
 
 def content(adata):
@@ -231,6 +223,9 @@ def test_a_bit_that_flipped_in_a_gzip_file_is_refused_or_harmless(write):
     assert 0 < harmless < 3 * 10, "only in the header: the time, the system and the like"
 
 
+LETTERS = '\t,;\n\r "0123456789.eE+-_naifAß\0\ufeff'
+
+
 def spelled_out(text):
     """A table without quotes, read in the plainest way: names and values."""
     lines = [line for line in re.split("\r\n|\r|\n", text) if line.strip()]
@@ -241,11 +236,7 @@ def spelled_out(text):
 
 @given(
     edits=st.lists(
-        st.tuples(
-            st.integers(0, len(TABLE)), st.integers(0, 4), st.text('\t,;\n\r "0123456789.eE+-_naifAß\0\ufeff', max_size=4)
-        ),
-        min_size=1,
-        max_size=4,
+        st.tuples(st.integers(0, len(TABLE)), st.integers(0, 4), st.text(LETTERS, max_size=4)), min_size=1, max_size=4
     )
 )
 @example(edits=[(20, 0, "\r")])
@@ -289,21 +280,10 @@ def pairs(path, genes=None):
     return [tuple(pair) for pair in read_network(path, genes=genes).table[["source", "target"]].to_numpy().tolist()]
 
 
-@pytest.mark.parametrize(
-    "header",
-    [
-        "Gene1,Gene2",
-        "TF,Target",
-        "source,target",
-        "regulator,target",
-        "TF_gene,Target_gene",
-        "from,to",
-        "GENE1,GENE2",
-        "tf,TARGET",
-    ],
-)
-def test_named_columns_are_found_wherever_they_are(write, header):
-    one, two = header.split(",")
+@pytest.mark.parametrize("one", ["Gene1", "TF", "source", "regulator", "TF_gene", "from", "GENE1"])
+@pytest.mark.parametrize("two", ["Gene2", "target", "Target_gene", "TO"])
+def test_named_columns_are_found_wherever_they_are(write, one, two):
+    header = f"{one},{two}"
     for genes in (None, GENES):
         assert pairs(write("e.csv", f"{header}\nSPI1,NA\n"), genes) == [("SPI1", "NA")]
         assert pairs(write("e.tsv", f"weight\t{two}\t{one}\n0.5\tNA\t SPI1 \n"), genes) == [("SPI1", "NA")]
