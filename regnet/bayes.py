@@ -161,7 +161,7 @@ def james_stein_weight(x: Tensor, m: Tensor, noise_var: Tensor | float, fitted: 
         Shape (rows,), in [0, 1].
 
     Raises:
-        TypeError, ValueError: as :func:`prior_variance`; fewer than 3 + ``fitted`` columns; ``fitted`` is negative; or the weight is 0/0.
+        TypeError, ValueError: as :func:`prior_variance`; too few columns; a negative ``fitted``; or the weight is 0/0.
 
     References:
         James and Stein (1961); Efron and Morris (1977).
@@ -172,7 +172,9 @@ def james_stein_weight(x: Tensor, m: Tensor, noise_var: Tensor | float, fitted: 
     check_pair(x, m)
     degrees = x.size(1) - fitted - 2
     if fitted < 0 or degrees <= 0:
-        raise ValueError(f"james_stein_weight needs fitted >= 0 and more than 2 + fitted columns; got {fitted} and {x.size(1)}")
+        raise ValueError(
+            f"james_stein_weight needs fitted >= 0 and more than 2 + fitted columns; got {fitted} and {x.size(1)}"
+        )
     noise = _per_entry(noise_var, x[:, :1], "noise_var")
     _check_variance(noise, "noise_var", finite=True)
     weight = (1 - degrees * noise / ((x - m) ** 2).sum(dim=1, keepdim=True)).squeeze(1)

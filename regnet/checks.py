@@ -92,13 +92,21 @@ def check_edge_index(edge_index: Tensor, num_genes: int, name: str = "edge_index
 
 
 def check_gene_names(names: Iterable[str]) -> None:
-    """Raise unless gene names are unique and can be written to a table. Names that differ in case are different."""
-    counts = Counter(map(str, names))
-    twice = [name for name, count in counts.items() if count > 1]
-    broken = [repr(name) for name in counts if "\r" in name or "\n" in name]
-    if broken:
-        raise ValueError(f"gene names must not hold the end of a line; got {some(broken)}; rename them")
-    if twice:
+    """Raise unless every gene has a name of its own, on one line. Names that differ in case are different.
+
+    >>> check_gene_names(["SPI1", "spi1", "SPI1"])
+    Traceback (most recent call last):
+        ...
+    ValueError: gene names must be unique; these occur more than once: SPI1; merge or drop them
+    """
+    names = list(map(str, names))
+    counts = Counter(names)
+    if "" in counts:
+        number = names.index("") + 1
+        raise ValueError(f"every gene needs a name; gene {number} has none; name or drop it")
+    if broken := [repr(name) for name in counts if "\r" in name or "\n" in name]:
+        raise ValueError(f"gene names must not contain a line break; got {some(broken)}; rename them")
+    if twice := [name for name, count in counts.items() if count > 1]:
         raise ValueError(f"gene names must be unique; these occur more than once: {some(twice)}; merge or drop them")
 
 

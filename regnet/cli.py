@@ -192,22 +192,19 @@ def _called(name: str | None, expression: Path | None) -> str:
 def _load(
     name: str | None, expression: Path | None, edges: Path | None, tfs: Path | None, dtype: torch.dtype | None = None
 ) -> Data:
-    """The data set that the options ask for, with notices on how names were matched."""
-    import torch
+    """The data set of the options, with notices on how names were matched."""
+    from regnet.data import join, load_dataset
+    from regnet.io import dataset_name, read_expression, read_names, read_network
 
-    from regnet.data import load_dataset
-    from regnet.io import add_network, read_data
-
-    dtype = dtype or torch.float32
-    if name:
-        data = load_dataset(name, dtype=dtype)
-    else:
-        data = read_data(str(expression))
-        data.x = data.x.to(dtype) if isinstance(data.x, torch.Tensor) else data.x.astype(str(dtype).removeprefix("torch."))
-    if edges:
-        data, notices = add_network(data, edges, tfs)
-        for notice in notices:
-            typer.echo(f"Notice: {notice}", err=True)
+    source = load_dataset(name, dtype=dtype) if name else read_expression(str(expression))
+    if not edges:
+        return source
+    table, notices = read_network(edges, genes=source.gene_names if name else source.var_names)
+    called = dataset_name(str(expression))
+    data, more = join(source, table, read_names(tfs) if tfs else None, name=called, dtype=dtype)
+    for notice in notices + more:
+        typer.echo(f"Notice: {notice}", err=True)
+    data.listed_edges = len(table)
     return data
 
 

@@ -1,7 +1,8 @@
-"""Layers that several test files try, and how close is close."""
+"""Layers that several test files try, how close is close, and what a refusal is."""
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 from torch_geometric.nn import SAGEConv
@@ -40,3 +41,12 @@ def layers():
 def dropping():
     """Dropout in the middle, in training mode."""
     return nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Dropout(0.9), nn.Linear(32, 5)).double()
+
+
+def refused(function, *words, error=ValueError):
+    """The function raises, in one line that has the words."""
+    with pytest.raises(error) as caught:
+        function()
+    for word in words:
+        assert word in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -339,7 +339,7 @@ def test_james_stein_is_its_closed_form(normal, fitted):
 @pytest.mark.parametrize(
     ("noise", "fitted", "message"),
     [
-        (1.0, 1, r"needs more than 3 columns \(2 \+ fitted\); got 3"),
+        (1.0, 1, r"more than 2 \+ fitted columns; got 1 and 3"),
         (0.0, 0, r"noise_var is 0 and x equals m at index \[0\]"),
         (INF, 0, "noise_var must be at least 0 and finite; got inf"),
         (torch.ones(3), 0, r"one per gene \(2,\).*got shape \(3,\)"),

@@ -1,0 +1,517 @@
+"""Files as others write them: awkward names, other separators, and everything that can be wrong with them."""
+
+from __future__ import annotations
+
+import gzip
+import re
+import warnings
+
+import anndata
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import zarr
+from examples import refused
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
+from scipy.sparse import csc_matrix, csr_matrix
+
+from regnet import make_dataset
+from regnet.blockwise import effective_weight_blockwise
+from regnet.io import dataset_name, read_expression, read_names, read_network, to_memory
+
+AWKWARD = ["NA", "nan", "NULL", "TRUE", "007", "1-Mar", "1e5", "HLA DRA", 'beta"2', "5'nt", "ß-catenin", "None"]
+READERS = [read_expression, read_names, read_network]
+
+
+def content(adata):
+    """Genes, cells and values (genes x cells) as lists."""
+    return adata.var_names.tolist(), adata.obs_names.tolist(), adata.X.T.tolist()
+
+
+# Tables
+
+TABLE = "gene,c1,c2\nA,1.25,-2\nB,30,0.5\nC,1e-3,7\n"
+VALUES = [[1.25, -2], [30, 0.5], [0.001, 7]]
+
+
+@pytest.mark.parametrize(("suffix", "separator"), [("csv", ","), ("tsv", "\t"), ("txt", "\t"), ("csv", ";"), ("txt", ",")])
+@pytest.mark.parametrize("compress", [False, True])
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
+def test_awkward_names_and_exact_values_survive_every_format(tmp_path, suffix, separator, compress, line_end):
+    values = np.random.default_rng(0).normal(size=(len(AWKWARD), 3)) * 10.0 ** np.arange(-1, 2)
+    frame = pd.DataFrame(values, index=AWKWARD, columns=["NA", "cell, 2", "3"])
+    path = tmp_path / f"x.{suffix}{'.gz' if compress else ''}"
+    frame.to_csv(path, sep=separator, lineterminator=line_end, encoding="utf-8-sig", index_label="gene" if compress else "")
+    got = read_expression(path)
+    assert got.X.dtype == np.float64 and content(got) == (AWKWARD, ["NA", "cell, 2", "3"], values.tolist())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        TABLE.encode("utf-8-sig"),
+        TABLE.replace("\n", "\r\n").encode(),
+        TABLE.replace("\n", "\r").encode(),
+        TABLE.replace(",", ";").replace("\n", "\r\n").encode("utf-8-sig"),
+        TABLE.replace(",", "\t"),
+        b'"c1"\t"c2"\n"A"\t1.25\t-2\n"B"\t30\t0.5\n"C"\t1e-3\t7\n',
+        b'\xef\xbb\xbf"c1","c2"\n"A",1.25,-2\n"B",30,0.5\n"C",1e-3,7\n',
+        gzip.compress(TABLE[:20].encode()) + gzip.compress(TABLE[20:].encode()) + bytes(5),
+        "\n" + TABLE.replace("\n", "\n,,\n \n", 2) + ",,\n\n",
+        TABLE.replace("A,", " A ,"),
+    ],
+    ids=["mark", "Windows", "old Mac", "Excel", "tabs", "R", "R with a mark", "two gzip members", "blank lines", "spaces"],
+)
+@pytest.mark.parametrize("suffix", [".csv", ".txt.gz"])
+def test_the_ways_of_other_programs_are_taken(write, text, suffix):
+    """Also gzip without its suffix, and the suffix without gzip: the content decides."""
+    assert content(read_expression(write(f"x{suffix}", text))) == (["A", "B", "C"], ["c1", "c2"], VALUES)
+
+
+def test_the_separator_is_the_one_the_header_has_most_of(write):
+    assert read_expression(write("x.csv", "g\tc,1\tc,2\nA\t1\t2\n")).obs_names.tolist() == ["c,1", "c,2"]
+
+
+@pytest.mark.parametrize(
+    ("entry", "value"),
+    [(" 1 ", 1), ("+1", 1), (".5", 0.5), ("1.", 1), ("1E+02", 100), ("1e-400", 0), ('"2"', 2), (f"1{'0' * 30}", 1e30)],
+)
+def test_a_number_may_be_written_in_other_ways(write, entry, value):
+    assert read_expression(write("x.csv", f"gene,c1\nA,{entry}\n")).X.tolist() == [[value]]
+
+
+@pytest.mark.parametrize(
+    ("text", "cells", "values"),
+    [
+        ("gene;c1\nA;1.234\n", ["c1"], [[1.234]]),  # a point between thousands
+        ("gene,c1\nA,1,2\nB,3,4\n", ["gene", "c1"], [[1, 2], [3, 4]]),  # as R writes it, or a value too many
+        (",0,1,2\nA,5,6,7\n", ["0", "1", "2"], [[5, 6, 7]]),  # names of pandas, or values without a header
+        ("gene,c1\nA,1.", ["c1"], [[1]]),  # 1.25 cut off
+        ("g,c1\nSpi1,1\nSPI1,2\n", ["c1"], [[1], [2]]),
+    ],
+)
+def test_what_cannot_be_seen_is_taken_as_it_stands(write, text, cells, values):
+    assert content(read_expression(write("x.csv", text)))[1:] == (cells, values)
+
+
+@pytest.mark.parametrize("cells", ["c,c", "1,1", "0,0.5", "1,1.1", "nan,inf"])
+def test_cells_may_be_called_anything(write, cells):
+    """Time points, clusters, and what R makes of two clusters of one name."""
+    assert content(read_expression(write("x.csv", f"gene,{cells}\nA,1,2\n"))) == (["A"], cells.split(","), [[1, 2]])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", ["file is empty"]),
+        ("\n \n", ["file is empty"]),
+        (gzip.compress(b""), ["file is empty"]),
+        (b"\x1f\x8b nonsense", ["expected a table in UTF-8"]),
+        (b"PK\x03\x04\x14\x00\x06\x00", ["a NUL character", "save it as CSV in UTF-8"]),
+        (b"\x89HDF\r\n\x1a\n", ["save it as CSV in UTF-8"]),
+        (b"BZh91AY&SY\xe2\x00", ["save it as CSV in UTF-8"]),
+        ("g,c1,c2\nA,1,2\nB,1\n", ["gene 'B'", "column 'c2'", "got ''"]),
+        ("g,c1,c2\n\nA,1,2\nB,1,2,3\n", ["Expected 3 fields in line 4, saw 4"]),
+        ("g,c1\nA,1,2,3\n", ["expected 2 fields, saw 4"]),
+        ("g,c1\nA,1\nB,2\nA,3\n", ["unique", "more than once: A;"]),
+        ("g,c1\nA,1\n,2\n", ["gene 2 has none"]),
+        ('gene,c1\n"A,1\nB",2\nC,3\n', ["must not contain a line break"]),
+        ("g\nA\nB\n", ["2 genes and 0 cells", "tabs, commas or semicolons"]),
+        ("g,c1,c2\n", ["0 genes and 2 cells"]),
+        ("gene|c1\nA|1\n", ["separated by tabs, commas or semicolons"]),
+        ('"c1" "c2"\n"A" 1 2\n', ["separated by tabs, commas or semicolons"]),
+        ("g;c1;c2\nA;1,5;2\n", ["gene 'A'", "'1,5'", "write decimal points"]),
+        ("g,c1,c2\nA,1,5,2,5\n", ["expected 3 fields, saw 5"]),
+        ("gene,c1,c2,\nA,1,2,\n", ["does the line end with a separator?"]),
+        ("gene,c1,c2\nA,1,2,\n", ["does the line end with a separator?"]),
+        ('gene,c1\n"A,1\nB,2\n', ["quotation mark"]),
+        ('gene,"c1\nA,1\n', ["quotation mark"]),
+        ('gene,c1\nA,"1\n', ["quotation mark"]),
+        (f'gene,"{"c" * 200_000}\nA,1\n', ["quotation mark"]),
+        ("A,1.5,2\nB,3,4\n", ["expected a header", "values of a gene, A"]),
+        ("A,0,3,0\nB,1,0,0\n", ["expected a header"]),
+        (f"sep=,\n{TABLE}", ["sep="]),
+        (f"# from the second run\n{TABLE}", ["4 genes and 0 cells below the header '# from the second run'"]),
+        (f"# a, b and c\n{TABLE}", ["# a"]),
+    ],
+)
+def test_what_is_wrong_with_a_table_is_said(write, text, words):
+    path = write("x.csv", text)
+    refused(lambda: read_expression(path), str(path), *words)
+
+
+@pytest.mark.parametrize(
+    "entry", ["1_000", "0x10", "TRUE", "1+2j", "1 000", "1d5", "#DIV/0!", "\u22121", "'1'", "1e", "high"]
+)
+@pytest.mark.parametrize("other", ["3", "FALSE"])
+def test_what_is_no_number_is_refused_with_its_place(write, entry, other):
+    path = write("x.csv", f"gene,c1,c2\nA,1,2\nB,{entry},5\n")
+    refused(
+        lambda: read_expression(path), f"gene 'B' in column 'c1' must be a finite number; got {entry!r}", "gene or the cell"
+    )
+    path = write("x.csv", f"gene,c1,c2\nA,2,{entry}\nB,5,{other}\n")
+    refused(lambda: read_expression(path), "gene 'A' in column 'c2' must be a finite number; got")
+
+
+@pytest.mark.parametrize("entry", ["", "NA", "nan", "#N/A", "inf", "-Infinity", "1e400"])
+def test_what_is_missing_or_infinite_is_refused_with_its_place(write, entry):
+    path = write("x.csv", f"gene,c1,c2\nA,1,2\nB,{entry},5\n")
+    refused(lambda: read_expression(path), "gene 'B' in column 'c1' must be a finite number; got", "impute it, or drop")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32", "latin-1"])
+@pytest.mark.parametrize("read", READERS)
+def test_text_that_is_not_utf_8_is_refused(write, encoding, read):
+    path = write("x.csv", TABLE.replace("A", "ä").encode(encoding))
+    refused(lambda: read(path), "x.csv: expected a table in UTF-8", "save it as CSV in UTF-8")
+    path = write("x.csv", f"{TABLE}D,1\0,2\n")
+    refused(lambda: read(path), "a NUL character")
+
+
+@pytest.mark.parametrize("name", ["x.xlsx", "x"])
+def test_another_suffix_is_refused(write, name):
+    refused(lambda: read_expression(write(name, TABLE)), "ends in one of .csv", "convert or rename")
+
+
+@pytest.mark.parametrize("name", ["none.csv", "none.tsv.gz", "none.h5ad", "none.zarr"])
+@pytest.mark.parametrize("read", READERS)
+def test_a_missing_file_is_named(tmp_path, name, read):
+    refused(lambda: read(tmp_path / name), "No such file", name, error=FileNotFoundError)
+
+
+@pytest.mark.parametrize("name", ["x.csv", "x.tsv.gz", "x.h5ad"])
+def test_a_folder_in_place_of_a_file_is_said(tmp_path, name):
+    (tmp_path / name).mkdir()
+    refused(lambda: read_expression(tmp_path / name), name, "irectory", error=(IsADirectoryError, ValueError))
+
+
+def test_a_table_that_is_cut_off_is_refused_unless_a_number_is_left(write):
+    lines = TABLE.splitlines(keepends=True)
+    for cut in range(len(TABLE)):
+        try:
+            genes, _, values = content(read_expression(write("x.csv", TABLE[:cut])))
+        except ValueError:
+            continue
+        rows = len(genes)
+        assert genes == ["A", "B", "C"][:rows] and values[:-1] == VALUES[: rows - 1]
+        whole = lines[rows].rstrip("\n").split(",")
+        left = TABLE[:cut].splitlines()[rows].split(",")
+        assert left[:-1] == whole[:-1] and whole[-1].startswith(left[-1]), "at most the last number has lost digits"
+
+
+def test_a_gzip_file_that_is_cut_off_is_refused_wherever(write):
+    whole = gzip.compress((TABLE + "".join(f"G{k},{k},{k * k}\n" for k in range(60))).encode(), mtime=0)
+    for cut in range(len(whole)):
+        refused(lambda cut=cut: read_expression(write("x.csv.gz", whole[:cut])), "x.csv.gz")
+
+
+def test_a_bit_that_flipped_in_a_gzip_file_is_refused_or_harmless(write):
+    whole = gzip.compress(TABLE.encode(), mtime=0)
+    harmless = 0
+    for place in range(len(whole)):
+        for bit in (0, 4, 7):
+            damaged = whole[:place] + bytes([whole[place] ^ 1 << bit]) + whole[place + 1 :]
+            try:
+                got = read_expression(write("x.csv.gz", damaged))
+            except ValueError:
+                continue
+            assert content(got) == (["A", "B", "C"], ["c1", "c2"], VALUES)
+            harmless += 1
+    assert 0 < harmless < 3 * 10, "only in the header: the time, the system and the like"
+
+
+LETTERS = '\t,;\n\r "0123456789.eE+-_naifAß\0\ufeff'
+
+
+def spelled_out(text):
+    """A table without quotes, read in the plainest way: names and values."""
+    lines = [line for line in re.split("\r\n|\r|\n", text) if line.strip()]
+    separator = max("\t,;", key=lines[0].count)
+    rows = [line.split(separator) for line in lines[1:] if line.replace(separator, "")]
+    return [row[0].strip() for row in rows], [[float(entry) for entry in row[1:]] for row in rows]
+
+
+@given(
+    edits=st.lists(
+        st.tuples(st.integers(0, len(TABLE)), st.integers(0, 4), st.text(LETTERS, max_size=4)), min_size=1, max_size=4
+    )
+)
+@example(edits=[(20, 0, "\r")])
+@example(edits=[(14, 3, "1_0")])
+@example(edits=[(14, 3, "1\0")])
+def test_an_altered_table_is_read_as_it_stands_or_refused(tmp_path_factory, edits):
+    text = TABLE
+    for place, length, new in edits:
+        text = text[:place] + new + text[place + length :]
+    path = tmp_path_factory.getbasetemp() / "altered.csv"
+    path.write_bytes(text.encode())
+    try:
+        genes, cells, values = content(read_expression(path))
+    except ValueError as error:
+        assert str(path) in str(error)
+        return
+    assert np.isfinite(values).all() and len(set(genes)) == len(genes) == len(values)
+    assert len(values[0]) == len(cells)
+    assume('"' not in text)
+    assert spelled_out(text.removeprefix("\ufeff")) == (genes, values)
+
+
+@given(content=st.binary(max_size=200) | st.binary(max_size=60).map(lambda content: b"\x1f\x8b\x08" + content))
+@example(content=b"")
+def test_any_bytes_are_read_or_refused(tmp_path_factory, content):
+    path = tmp_path_factory.getbasetemp() / "any.csv"
+    path.write_bytes(content)
+    for read in READERS:
+        try:
+            read(path)
+        except ValueError as error:
+            assert str(path) in str(error)
+
+
+# Networks
+
+GENES = ["SPI1", "LYZ", "CD74", "NA"]
+
+
+def pairs(path, genes=None):
+    return [tuple(pair) for pair in read_network(path, genes=genes).table[["source", "target"]].to_numpy().tolist()]
+
+
+@pytest.mark.parametrize("one", ["Gene1", "TF", "source", "regulator", "TF_gene", "from", "GENE1"])
+@pytest.mark.parametrize("two", ["Gene2", "target", "Target_gene", "TO"])
+def test_named_columns_are_found_wherever_they_are(write, one, two):
+    header = f"{one},{two}"
+    for genes in (None, GENES):
+        assert pairs(write("e.csv", f"{header}\nSPI1,NA\n"), genes) == [("SPI1", "NA")]
+        assert pairs(write("e.tsv", f"weight\t{two}\t{one}\n0.5\tNA\t SPI1 \n"), genes) == [("SPI1", "NA")]
+        assert pairs(write("e.csv", f",{header}\n0,SPI1,NA\n,,\n"), genes) == [("SPI1", "NA")]
+        assert pairs(write("e.txt", f"{one}\t{two}\n1\tSPI1\tNA\n"), genes) == [("SPI1", "NA")], "as R writes it"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("SPI1,LYZ\nSPI1,CD74\n", [("SPI1", "LYZ"), ("SPI1", "CD74")]),
+        ("spi1,lyz\nSPI1,CD74\n", [("spi1", "lyz"), ("SPI1", "CD74")]),
+        ("a,b\nSPI1,LYZ\n", [("SPI1", "LYZ")]),
+        ("SPI1,b\nSPI1,LYZ\n", [("SPI1", "LYZ")]),
+        ("a,b,weight\nSPI1,LYZ,0.3\n", [("SPI1", "LYZ")]),
+        (",a,b\n0,SPI1,LYZ\n", [("SPI1", "LYZ")]),
+        ("a;b\nSPI1;LYZ\n", [("SPI1", "LYZ")]),
+        ("\ufeffSPI1\tLYZ\r\nLYZ\tNA\r\n", [("SPI1", "LYZ"), ("LYZ", "NA")]),
+    ],
+)
+def test_else_the_first_two_columns_count_and_a_first_line_of_two_genes_is_no_header(write, text, expected):
+    assert pairs(write("e.csv", text), GENES) == expected
+
+
+def test_without_genes_an_unknown_first_line_is_an_edge(write):
+    assert pairs(write("e.csv", "a,b\nSPI1,LYZ\n")) == [("a", "b"), ("SPI1", "LYZ")]
+
+
+def test_a_label_of_zero_is_no_edge_and_is_said(write):
+    text = "TF,Target,label\nSPI1,LYZ,1\nSPI1,CD74,0\nLYZ,CD74,0.0\nLYZ,NA,1.0\n"
+    table, notices = read_network(write("e.csv", text), genes=GENES)
+    assert table.to_numpy().tolist() == [["SPI1", "LYZ"], ["LYZ", "NA"]]
+    assert notices == ["2 of 4 pairs have Label 0 and are no edges"]
+    assert pairs(write("e.csv", "Label,x,y\n0,SPI1,LYZ\n1,SPI1,CD74\n"), GENES) == [("SPI1", "CD74")]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", ["empty"]),
+        ("TF\nSPI1\n", ["expected two columns", "'TF'"]),
+        ("SPI1 LYZ\n", ["expected two columns", "'SPI1 LYZ'"]),
+        ("TF,Target\n", ["at least one edge", "got 0 pairs"]),
+        ("TF,Target,Label\nSPI1,LYZ,0\n", ["at least one edge", "got 1 pairs"]),
+        ("TF,Target,Label\nSPI1,LYZ,2\n", ["Label of 1", "'2'"]),
+        ("TF,Target,Label\nSPI1,LYZ,yes\n", ["'yes'"]),
+        ("TF,Target,Label\nSPI1,LYZ\n", ["Label", "''"]),
+        ("TF,Target\nSPI1,LYZ\nSPI1\n", ["a regulator and a target", "'SPI1 '"]),
+        ("TF,Target\n,LYZ\n", ["a regulator and a target"]),
+    ],
+)
+def test_what_is_wrong_with_a_network_is_said(write, text, words):
+    path = write("e.csv", text)
+    refused(lambda: read_network(path, genes=GENES), str(path), *words)
+
+
+# Lists of names
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        ",TF,index\n0,SPI1,0\n1,NA,1\n",
+        "SPI1\nNA\n",
+        "gene\tx\nSPI1\t1\nNA\t2\n",
+        "\ufefftf\r\nSPI1\r\n NA \r\nSPI1\r\n",
+        "SPI1,x\nNA,y",
+    ],
+)
+def test_names_come_from_the_column_tf_or_gene_or_the_first(write, text):
+    assert read_names(write("tfs.csv", text)) == ["SPI1", "NA"]
+
+
+def test_a_list_without_names_is_refused(write):
+    refused(lambda: read_names(write("tfs.csv", "TF\n")), "tfs.csv: expected names of genes")
+
+
+@pytest.mark.parametrize(
+    ("path", "name"), [("a/b.csv", "b"), ("b.x.TSV.gz", "b.x"), ("b.h5ad", "b"), ("b.zarr/", "b"), ("b.dat", "b.dat")]
+)
+def test_a_data_set_is_called_after_its_file(path, name):
+    assert dataset_name(path) == name
+
+
+# Matrices that stay on disk
+
+X = np.arange(12, dtype=np.float32).reshape(4, 3) + 0.5
+EDGES = [("G0", "G1")]
+
+
+def named(count, letter):
+    return pd.DataFrame(index=[f"{letter}{number}" for number in range(count)])
+
+
+def opened(path, dtype=torch.float32):
+    """A data set from a file whose matrix has the genes G0, G1, ..."""
+    return make_dataset(read_expression(path), EDGES, dtype=dtype)
+
+
+def in_blocks(data):
+    return effective_weight_blockwise(torch.nn.Linear(2 * data.x.shape[1], 2), data.x, data.edge_index)
+
+
+@pytest.fixture
+def store(tmp_path):
+    """Writes a matrix (cells x genes) with AnnData and returns the path."""
+
+    def to(x, suffix=".h5ad", cells=None, genes=None):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on names that are numbers, and on what AnnData will write one day
+            table = anndata.AnnData(
+                x, obs=named(4, "c") if cells is None else cells, var=named(3, "G") if genes is None else genes
+            )
+            if suffix == ".zarr":
+                table.write_zarr(tmp_path / "x.zarr")
+            else:
+                table.write_h5ad(tmp_path / "x.h5ad")
+                (tmp_path / "x.h5ad").rename(tmp_path / f"x{suffix}")
+        return tmp_path / f"x{suffix}"
+
+    return to
+
+
+@pytest.mark.parametrize("suffix", [".h5ad", ".H5AD", ".zarr"])
+@pytest.mark.parametrize("kind", [np.asarray, csr_matrix, csc_matrix], ids=lambda kind: kind.__name__)
+def test_a_matrix_of_anndata_is_opened_without_reading_it(store, suffix, kind):
+    adata = read_expression(store(kind(X), suffix))
+    assert adata.shape == (4, 3) and adata.var_names.tolist() == ["G0", "G1", "G2"] and hasattr(adata.X, "dask")
+    assert adata.obs_names.tolist() == ["c0", "c1", "c2", "c3"]
+    data = opened(store(kind(X), suffix), dtype=torch.float64)
+    assert data.x.shape == (3, 4) and to_memory(data).x.tolist() == X.T.tolist()
+    assert in_blocks(opened(store(kind(X), suffix))).isnan().tolist() == [True, False, True]
+
+
+def test_only_the_matrix_and_the_names_are_read(store):
+    path = store(X)
+    with h5py.File(path, "r+") as file:
+        file["uns"].attrs["encoding-type"] = "unknown"
+        file["var"].attrs["encoding-version"] = "0.1.0"
+    assert read_expression(path).shape == (4, 3)
+
+
+def test_a_plain_array_is_genes_x_cells_and_its_genes_are_numbered(tmp_path):
+    zarr.save(str(tmp_path / "plain.zarr"), X)
+    plain = read_expression(tmp_path / "plain.zarr")
+    assert plain.var_names.tolist() == ["0", "1", "2", "3"] and plain.X.T.compute().tolist() == X.tolist()
+    zarr.save(str(tmp_path / "deep.zarr"), X[None])
+    refused(lambda: read_expression(tmp_path / "deep.zarr"), "array of 3 dimensions")
+
+
+@pytest.mark.parametrize("names", [["A", "B", "A"], ["A", "", "B"]])
+def test_genes_without_a_name_of_their_own_are_refused(store, names):
+    path = store(X, genes=pd.DataFrame(index=names))
+    refused(lambda: read_expression(path), "x.h5ad", "more than once: A" if "" not in names else "gene 2 has none")
+
+
+def test_another_number_of_genes_than_names_is_refused(store):
+    path = store(X)
+    with h5py.File(path, "r+") as file:
+        del file["X"]
+        file["X"] = X[:, :2]
+        file["X"].attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+    refused(lambda: read_expression(path), "x.h5ad", "2")
+
+
+def test_entries_that_are_no_real_numbers_are_refused(store, tmp_path):
+    refused(lambda: read_expression(store(X.astype(np.complex64))), "x.h5ad", "complex64", "not real numbers")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Zarr on text
+        zarr.save(str(tmp_path / "text.zarr"), np.array([["1", "2"]]))
+    refused(lambda: read_expression(tmp_path / "text.zarr"), "text.zarr", "not real numbers")
+
+
+@pytest.mark.parametrize("kind", [int, bool, np.float16])
+def test_other_kinds_of_numbers_on_disk_are_taken(store, kind):
+    assert to_memory(opened(store(X.astype(kind)))).x.tolist() == X.astype(kind).T.astype(float).tolist()
+
+
+@pytest.mark.parametrize(
+    "write_other",
+    [
+        lambda path: path.write_bytes(b"\x89HDF\r\n\x1a\n and then nothing"),
+        lambda path: h5py.File(path, "w").create_dataset("X", data=X).file.close(),
+        lambda path: h5py.File(path, "w").create_dataset("matrix", data=X).file.close(),
+        lambda path: anndata.AnnData(obs=named(4, "c"), var=named(3, "G")).write_h5ad(path),
+    ],
+    ids=["damaged", "no names", "another program's", "no matrix"],
+)
+def test_another_hdf5_file_is_refused(tmp_path, write_other):
+    write_other(tmp_path / "x.h5ad")
+    refused(lambda: read_expression(tmp_path / "x.h5ad"), "x.h5ad cannot be read as .h5ad", "check the download")
+
+
+def test_an_h5ad_that_is_cut_off_is_refused_wherever(store):
+    path = store(X)
+    whole = path.read_bytes()
+    for cut in range(0, len(whole), 977):
+        path.write_bytes(whole[:cut])
+        refused(lambda: read_expression(path), "x.h5ad cannot be read as .h5ad", "check the download")
+
+
+def test_a_flipped_bit_among_the_numbers_of_an_h5ad_cannot_be_seen(store):
+    path = store(X)
+    whole = path.read_bytes()
+    place = whole.index(X.tobytes())
+    path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+    values = to_memory(opened(path)).x.T.numpy()
+    assert values[0, 0] != X[0, 0] and (values.ravel()[1:] == X.ravel()[1:]).all()
+
+
+@pytest.mark.parametrize(("kind", "index"), [(csr_matrix, 3), (csc_matrix, 4), (csr_matrix, -1), (csr_matrix, 2**30)])
+@pytest.mark.parametrize("use", [to_memory, in_blocks])
+def test_a_damaged_index_of_a_sparse_matrix_is_refused_and_no_crash(store, use, kind, index):
+    path = store(kind(X))
+    with h5py.File(path, "r+") as file:
+        file["X/indices"][0] = index
+    refused(lambda: use(opened(path)), "the matrix on disk cannot be read (", "ind", "download it again")
+
+
+@pytest.mark.parametrize("use", [to_memory, in_blocks])
+def test_a_block_of_zarr_that_is_cut_off_is_refused_and_one_that_is_missing_is_zeros(store, use):
+    path = store(np.tile(X, (100, 1)), ".zarr", cells=named(400, "c"))
+    block = path / "X" / "0.0"
+    block.write_bytes(block.read_bytes()[:-40])
+    refused(lambda: use(opened(path)), "the matrix on disk cannot be read (", "download it again")
+    block.unlink()
+    assert (to_memory(opened(path)).x == 0).all()
+
+
+def test_a_tensor_stays_as_it_is(tiny_data):
+    assert to_memory(tiny_data) is tiny_data
