@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,23 +21,33 @@ if TYPE_CHECKING:
     import torch
     from torch_geometric.data import Data
 
-app = typer.Typer(
-    add_completion=False,
-    no_args_is_help=True,
-    help="Does a graph network shrink gene expression the way Bayes' rule would?\n\nExample: regnet pretrain pbmc68k",
-)
+app = typer.Typer(no_args_is_help=True)
 
-Name = Annotated[
-    str | None, typer.Argument(metavar="NAME", help="A data set that `regnet datasets` lists.", show_default=False)
-]
-Expression = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="Genes x cells: CSV, TSV, .gz, .h5ad, .zarr.", show_default=False)
-]
-Edges = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="Columns regulator, target (and Label).", show_default=False)
-]
-Tfs = Annotated[Path | None, typer.Option(metavar="FILE", help="Transcription factors, one a line.", show_default=False)]
-Force = Annotated[bool, typer.Option("--force", help="Replace earlier outputs.")]
+_option = partial(typer.Option, show_default=False)
+Name = Annotated[str | None, typer.Argument(metavar="NAME", help="One of `regnet datasets`.", show_default=False)]
+Expression = Annotated[Path | None, _option(metavar="FILE", help="Genes x cells: CSV, TSV, .gz, .h5ad, .zarr.")]
+Edges = Annotated[Path | None, _option(metavar="FILE", help="Columns regulator, target (and Label).")]
+Tfs = Annotated[Path | None, _option(metavar="FILE", help="Transcription factors, one a line.")]
+Force = Annotated[bool, _option("--force", metavar="", help="Replace earlier outputs.")]
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"regnet {version('regnet-shrinkage')}")
+        raise typer.Exit
+
+
+Version = Annotated[bool, _option("--version", metavar="", is_eager=True, callback=_show_version, help="Show the version.")]
+
+
+@app.callback()
+def regnet(version: Version = False) -> None:
+    """Does a graph network shrink gene expression the way Bayes' rule would?
+
+    Example: regnet pretrain pbmc68k
+    """
 
 
 @app.command()
@@ -52,9 +65,7 @@ def datasets() -> None:
     with _errors_in_one_line():
         for dataset in list_datasets():
             table.add_row(*dataset)
-    for column in table.columns:
-        column.no_wrap = True
-    Console().print(table)
+        Console(width=200).print(table)  # wider than the table, so that no name is cut, also not into a file
 
 
 @app.command()
@@ -65,10 +76,8 @@ def pretrain(
     tfs: Tfs = None,
     seed: Annotated[int, typer.Option(metavar="N", help="Of split, weights and negatives.")] = 0,
     epochs: Annotated[int, typer.Option(metavar="N", min=1, help="Passes over the graph.")] = 200,
-    out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Else pretrain_outputs/NAME/pretrain.", show_default=False)
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted training.")] = False,
+    out: Annotated[Path | None, _option(metavar="DIR", help="Else pretrain_outputs/NAME/pretrain.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", metavar="", help="Go on with an interrupted training.")] = False,
     force: Force = False,
 ) -> None:
     """Train RegNet on NAME, or on --expression and --edges.
@@ -81,54 +90,47 @@ def pretrain(
     if resume and force:
         raise typer.BadParameter("--resume goes on and --force starts over: give one of them")
     from regnet.io import to_memory
-    from regnet.training import OUTPUT_FILES, check_finished
+    from regnet.report import REPORT_FILES, write_report
     from regnet.training import pretrain as train
+    from regnet.writing import output_lock
 
     out = out or Path("pretrain_outputs") / _called(name, expression) / "pretrain"
     kept = out / "training" / "last.ckpt"
-    goes_on = f"the same command with --resume{' in place of --force' if force else ''} goes on"
     with _errors_in_one_line():
-        finished = not kept.is_file() and all((out / file).is_file() for file in OUTPUT_FILES)
+        finished = not kept.is_file() and all((out / file).is_file() for file in REPORT_FILES)
         if kept.is_file():
             if not resume and not force:
                 raise FileExistsError(f"{out} holds an interrupted training; go on with --resume or start over with --force")
         elif not force and not (resume and finished):
-            _refuse_to_replace(out, OUTPUT_FILES)
+            _refuse_to_replace(out, REPORT_FILES)
         data = to_memory(_load(name, expression, edges, tfs))
         if resume and finished:
-            check_finished(out, data, seed, epochs)
+            _check_finished(out, data, seed, epochs)
             typer.echo(f"already finished: {out}")
             return
-        try:
-            metrics = train(data, seed=seed, max_epochs=epochs, out_dir=out, progress=True, resume=resume).metrics
-        except KeyboardInterrupt:
-            how = goes_on if kept.is_file() else "nothing was kept yet"
-            typer.echo(f"Stopped; {how}", err=True)
-            raise typer.Exit(130) from None
-        except OSError as error:
-            if kept.is_file() and not isinstance(error, BlockingIOError):
-                raise OSError(f"{error}; then {goes_on}") from error
-            raise
-    table = Table("test metric", "RegNet", "degree", "structure", "|Pearson|")
-    for metric in ("auroc", "auprc"):
-        scores = (f"{metrics[metric + suffix]:.3f}" for suffix in ("", "_degree", "_structure", "_correlation"))
-        table.add_row(metric.upper(), *scores)
-    Console().print(table)
-    typer.echo(
-        f"{metrics['genes_without_regulators']} genes have no regulator in the training graph: their weight is undefined"
-    )
-    typer.echo(f"written to {out}")
+        with output_lock(out), _resumable(kept, force):
+            trained = train(data, seed=seed, max_epochs=epochs, checkpoint=kept, resume=resume, progress=True)
+            write_report(out, trained, data)
+        metrics = trained.metrics
+        table = Table("test metric", "RegNet", "degree", "structure", "|Pearson|")
+        for metric in ("auroc", "auprc"):
+            scores = (f"{metrics[metric + suffix]:.3f}" for suffix in ("", "_degree", "_structure", "_correlation"))
+            table.add_row(metric.upper(), *scores)
+        Console().print(table)
+        undefined = _genes(int(metrics["genes_without_regulators"]))
+        typer.echo(f"weight undefined for {undefined} without regulators in the training graph")
+        typer.echo(f"written to {out}")
 
 
 @app.command()
 def shrinkage(
-    checkpoint: Annotated[Path, typer.Option(metavar="FILE", help="A regnet_pretrained.pth.", show_default=False)],
+    checkpoint: Annotated[Path, _option(metavar="FILE", help="A regnet_pretrained.pth.")],
     name: Name = None,
     expression: Expression = None,
     edges: Edges = None,
     tfs: Tfs = None,
     layer: Annotated[int, typer.Option(metavar="N", min=0, help="Which GraphSAGE layer.")] = 0,
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Else shrinkage_outputs/NAME.", show_default=False)] = None,
+    out: Annotated[Path | None, _option(metavar="DIR", help="Else shrinkage_outputs/NAME.")] = None,
     force: Force = False,
 ) -> None:
     """Effective weights of the genes of NAME, or of --expression and --edges.
@@ -139,7 +141,8 @@ def shrinkage(
     """
     _check_input(name, expression, edges, tfs)
     from regnet.checkpoint import load_checkpoint
-    from regnet.report import SHRINKAGE_FILES, alone, model_table, put_shrinkage, undefined_genes
+    from regnet.report import SHRINKAGE_FILES, model_table, undefined_genes, write_shrinkage
+    from regnet.writing import output_lock
 
     out = out or Path("shrinkage_outputs") / _called(name, expression)
     with _errors_in_one_line():
@@ -147,20 +150,23 @@ def shrinkage(
             _refuse_to_replace(out, SHRINKAGE_FILES)
         model = load_checkpoint(checkpoint)
         data = _load(name, expression, edges, tfs, next(model.parameters()).dtype)
-        with alone(out):  # before the work, which may take hours
+        with output_lock(out):  # before the work, which may take hours
             with _progress_of_blocks(data):
                 table = model_table(model, data, layer)
-            put_shrinkage(out, table)
-    listed = f" of {data.listed_edges} in the file" if "listed_edges" in data else ""
-    typer.echo(f"genes   {len(table)}")
-    typer.echo(f"edges   {data.edge_index.size(1)} used{listed}")
-    weights = table["w_eff"].dropna()
-    if len(weights):
-        low, median, high = weights.quantile([0.25, 0.5, 0.75])
-        typer.echo(f"weight  median {median:.3f}, quartiles {low:.3f} to {high:.3f}, of {len(weights)} genes")
-    reasons = "; ".join(f"{count} {reason}" for reason, count in undefined_genes(table).items())
-    typer.echo(f"undefined for {len(table) - len(weights)} genes" + (f": {reasons}" if reasons else ""))
-    typer.echo(f"written to {out}")
+            write_shrinkage(out, table)
+        listed = f" of {data.listed_edges} in the file" if "listed_edges" in data else ""
+        typer.echo(f"genes   {len(table)}\nedges   {data.edge_index.size(1)} used{listed}")
+        weights = table["w_eff"].dropna()
+        if len(weights):
+            low, median, high = weights.quantile([0.25, 0.5, 0.75])
+            typer.echo(f"weight  median {median:.3f}, quartiles {low:.3f} to {high:.3f}, of {_genes(len(weights))}")
+        reasons = "; ".join(f"{count} {reason}" for reason, count in undefined_genes(table).items())
+        typer.echo(f"undefined for {_genes(len(table) - len(weights))}" + (f": {reasons}" if reasons else ""))
+        typer.echo(f"written to {out}")
+
+
+def _genes(count: int) -> str:
+    return f"{count} gene" if count == 1 else f"{count} genes"
 
 
 def _check_input(name: str | None, expression: Path | None, edges: Path | None, tfs: Path | None) -> None:
@@ -169,9 +175,7 @@ def _check_input(name: str | None, expression: Path | None, edges: Path | None, 
     with _errors_in_one_line():  # of names that are too long for a file
         is_file = bool(name) and (bool(Path(str(name)).suffix) or Path(str(name)).is_file())
     if name and not expression and name not in dataset_names() and is_file:
-        raise typer.BadParameter(
-            f"{name} looks like a file, not like a data set of `regnet datasets`: use --expression {name}"
-        )
+        raise typer.BadParameter(f"{name} looks like a file, not like a data set: use --expression {name}")
     if (name is None) == (expression is None):
         raise typer.BadParameter("give either NAME, a data set that `regnet datasets` lists, or --expression")
     if expression and not edges:
@@ -208,18 +212,48 @@ def _load(
     return data
 
 
-@contextmanager
-def _progress_of_blocks(data: Data) -> Iterator[None]:
+def _progress_of_blocks(data: Data) -> AbstractContextManager[object]:
     """A bar while a matrix on disk is read."""
     import torch
 
     if isinstance(data.x, torch.Tensor):
-        yield
-        return
+        return nullcontext()
     from dask.diagnostics.progress import ProgressBar
 
-    with ProgressBar(out=sys.stderr):
+    bar: AbstractContextManager[object] = ProgressBar(out=sys.stderr)
+    return bar
+
+
+@contextmanager
+def _resumable(kept: Path, force: bool) -> Iterator[None]:
+    """Says how to go on with a training that is interrupted; one that is done is no longer kept."""
+    goes_on = f"the same command with --resume{' in place of --force' if force else ''} goes on"
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
         yield
+        kept.unlink()  # the last of all: while it is there, the training is not finished
+    except (KeyboardInterrupt, SystemExit) as stop:
+        typer.echo(f"Stopped; {goes_on if kept.is_file() else 'nothing was kept yet'}", err=True)
+        raise typer.Exit(130 if isinstance(stop, KeyboardInterrupt) else 143) from None
+    except OSError as error:
+        raise OSError(f"{error}; then {goes_on}" if kept.is_file() else error) from error
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        with suppress(OSError):  # there is something in it
+            kept.parent.rmdir()
+
+
+def _check_finished(out: Path, data: Data, seed: int, epochs: int) -> None:
+    """Raise unless the finished training in a folder is the one of these data, this seed and so many epochs."""
+    from regnet.training import data_settings, differences
+
+    before: dict[str, object] = {}
+    with suppress(ValueError, TypeError):  # a damaged file is none of this training
+        before = dict(json.loads((out / "settings.json").read_bytes()))
+    if other := differences(before, data_settings(data, seed) | {"epochs": epochs}):
+        raise FileExistsError(
+            f"{out} holds a finished training with {other}; give another --out, or start over with --force"
+        )
 
 
 def _refuse_to_replace(out: Path, files: tuple[str, ...]) -> None:

@@ -5,11 +5,13 @@ The parameter names are those of the published checkpoint, so ``load_state_dict(
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from itertools import pairwise
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from regnet.checks import check_edge_index
 from regnet.graph import mean_over_regulators
@@ -18,7 +20,9 @@ from regnet.structure import NUM_FEATURES, pair_features
 
 
 class SAGELayer(nn.Module):
-    """The aggregator on every gene and the mean of its regulators.
+    r"""The aggregator on every gene and the mean of its regulators.
+
+    As :math:`m W^\top = \bar A (x W^\top)`, the mean is taken over hidden units, which are far fewer than cells.
 
     Shapes: x (genes, in_channels), edge_index (2, edges) -> (genes, out_channels).
     """
@@ -28,7 +32,10 @@ class SAGELayer(nn.Module):
         self.agg = MLPAggregator(in_channels, out_channels)
 
     def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
-        h: Tensor = self.agg(x, mean_over_regulators(x, edge_index))
+        weight, bias = self.agg.mlp[0].parameters()
+        w_self, w_neighbor = weight.chunk(2, dim=1)
+        z = F.linear(x, w_self, bias) + mean_over_regulators(F.linear(x, w_neighbor), edge_index)
+        h: Tensor = self.agg.mlp[1:](z)
         return h
 
 
@@ -87,40 +94,25 @@ class GaussianEncoder(nn.Module):
         return self.fc_mu(h), self.fc_logvar(h)
 
 
-class Decoder(nn.Module):
-    """Back from the latent space. Shapes: (genes, latent_channels) -> (genes, channels)."""
-
-    def __init__(self, latent_channels: int, channels: int) -> None:
-        super().__init__()
-        self.decoder = nn.Sequential(nn.Linear(latent_channels, channels), nn.ReLU(), nn.Linear(channels, channels))
-
-    def forward(self, z: Tensor) -> Tensor:
-        h: Tensor = self.decoder(z)
-        return h
-
-
 class VAE(nn.Module):
-    """Gaussian encoder and its decoder."""
+    """Gaussian encoder, and decoder back from the latent space: (genes, latent_channels) -> (genes, channels)."""
 
     def __init__(self, channels: int, latent_channels: int) -> None:
         super().__init__()
         self.encoder = GaussianEncoder(channels, latent_channels)
-        self.decoder = Decoder(latent_channels, channels)
+        layers = nn.Sequential(nn.Linear(latent_channels, channels), nn.ReLU(), nn.Linear(channels, channels))
+        self.decoder = nn.Sequential(OrderedDict(decoder=layers))  # the name that the published checkpoint has
 
 
 class RegNetOutput(NamedTuple):
-    """What :meth:`regnet.RegNet.forward` returns; genes in rows, except for the logits."""
+    """Logits (pairs,), latent mean and log-variance (genes, latent_channels), and what the autoencoder reads and
+    reconstructs (genes, hidden_channels)."""
 
     logits: Tensor
-    """One per scored pair."""
     mu: Tensor
-    """Latent mean, (genes, latent_channels)."""
     logvar: Tensor
-    """Latent log-variance, (genes, latent_channels)."""
     hidden: Tensor
-    """What the autoencoder reads, (genes, hidden_channels)."""
     reconstruction: Tensor
-    """What it makes of it, (genes, hidden_channels)."""
 
 
 class RegNet(nn.Module):
@@ -132,14 +124,13 @@ class RegNet(nn.Module):
         latent_channels: width of the latent space.
         num_layers: GraphSAGE layers.
         dropout: probability after each GraphSAGE layer, in training only.
-        structural: add a linear term in what the known graph alone says about a pair
-            (:func:`regnet.structure.pair_features`) to its score; the published model has none.
+        structural: add a linear term in :func:`regnet.structure.pair_features` to the score; the published model has none.
 
     Raises:
         ValueError: a width or the number of layers is below 1, or dropout is outside [0, 1).
 
     References:
-        Section 3 of the note (chapter 3 of the book); Hamilton et al. (2017) for GraphSAGE.
+        Section 3 of the note; Hamilton et al. (2017) for GraphSAGE.
 
     >>> model = RegNet(in_channels=5, hidden_channels=8, latent_channels=4)
     >>> x, edge_index = torch.randn(3, 5), torch.tensor([[0, 0], [1, 2]])
@@ -159,13 +150,8 @@ class RegNet(nn.Module):
         structural: bool = False,
     ) -> None:
         super().__init__()
-        sizes = {
-            "in_channels": in_channels,
-            "hidden_channels": hidden_channels,
-            "latent_channels": latent_channels,
-            "num_layers": num_layers,
-        }
-        for name, size in sizes.items():
+        names = ("in_channels", "hidden_channels", "latent_channels", "num_layers")
+        for name, size in zip(names, (in_channels, hidden_channels, latent_channels, num_layers), strict=True):
             if size < 1:
                 raise ValueError(f"{name} must be at least 1; got {size}")
         if not 0 <= dropout < 1:
@@ -181,18 +167,16 @@ class RegNet(nn.Module):
     def forward(self, x: Tensor, edge_index: Tensor, pairs: Tensor, features: Tensor | None = None) -> RegNetOutput:
         """Score pairs of genes.
 
+        In training mode the reconstruction starts from a random draw of the latent normal, otherwise from its mean.
+
         Args:
             x: expression, shape (genes, in_channels).
-            edge_index: the known graph, regulator -> target, shape (2, edges).
+            edge_index: the known graph, regulator -> target, shape (2, edges); it may be empty.
             pairs: regulator and target to score, shape (2, pairs).
-            features: the structural features of the pairs, where they are at hand; computed from ``edge_index`` otherwise.
-
-        Returns:
-            :class:`regnet.model.RegNetOutput`; in training mode the reconstruction starts from a random draw of the latent
-            normal, in evaluation mode from its mean.
+            features: the structural features of the pairs, where they are at hand.
 
         Raises:
-            TypeError, ValueError: see :func:`regnet.checks.check_edge_index`; an empty graph is taken.
+            TypeError, ValueError: see :func:`regnet.checks.check_edge_index`.
         """
         for name, edges in (("edge_index", edge_index), ("pairs", pairs)):
             if edges.numel():  # an index below zero would count from the last gene
@@ -202,7 +186,6 @@ class RegNet(nn.Module):
         z = mu + torch.randn_like(mu) * (logvar / 2).exp() if self.training else mu
         logits = self.edge_classifier(torch.cat([mu[pairs[0]], mu[pairs[1]]], dim=-1)).squeeze(-1)
         if self.structure is not None:
-            if features is None:
-                features = pair_features(edge_index, x.size(0), pairs)
-            logits = logits + self.structure(features.to(logits)).squeeze(-1)
+            known = pair_features(edge_index, x.size(0), pairs) if features is None else features
+            logits = logits + self.structure(known.to(logits)).squeeze(-1)
         return RegNetOutput(logits, mu, logvar, hidden, self.vae.decoder(z))

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import errno
-import io
 import json
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from copy import copy
+from io import BytesIO
 from pathlib import Path
 from typing import Any, cast
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
@@ -20,22 +16,18 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 from regnet import figures
+from regnet.checkpoint import to_bytes
 from regnet.engine import output_on_graph, sensitivities_on_graph
 from regnet.graph import in_degree
 from regnet.layers import Layer
 from regnet.model import MLPAggregator, RegNet, SAGELayer
-
-try:
-    import fcntl
-except ModuleNotFoundError:  # Windows, where two runs into one folder are not told apart
-    fcntl = None  # type: ignore[assignment]
-
-_SCRATCH = ".writing-"
+from regnet.training import Pretrained
+from regnet.writing import write_files
 
 SHRINKAGE_FILES = ("shrinkage.csv", "shrinkage_vs_degree.png", "shrinkage_hist.png", "shrinkage_vs_expr.png")
 """What :func:`regnet.report.write_shrinkage` writes."""
 
-REPORT_FILES = ("regnet_pretrained.pth", "metrics.json", "train_edges.csv", *SHRINKAGE_FILES)
+REPORT_FILES = ("regnet_pretrained.pth", "metrics.json", "settings.json", "train_edges.csv", *SHRINKAGE_FILES)
 """What :func:`regnet.report.write_report` writes."""
 
 
@@ -44,7 +36,8 @@ def shrinkage_table(layer: Layer, data: Data, edge_index: Tensor | None = None) 
 
     Args:
         layer: see :func:`regnet.sensitivities_on_graph`.
-        data: ``x`` (genes, cells), ``gene_names`` and ``is_tf``.
+        data: ``x`` (genes, cells), a tensor or a Dask array, and where it has them ``gene_names`` (else numbers) and
+            ``is_tf`` (else the genes with targets).
         edge_index: the graph that the layer averages over, regulator -> target, shape (2, edges); that of ``data`` where
             none is given.
 
@@ -56,7 +49,7 @@ def shrinkage_table(layer: Layer, data: Data, edge_index: Tensor | None = None) 
         TypeError, ValueError: see :func:`regnet.sensitivities_on_graph`.
 
     References:
-        Section 8 of the note (chapter 8 of the book).
+        Section 8 of the note.
 
     >>> data = Data(x=torch.tensor([[1.0], [3.0]]), edge_index=torch.tensor([[0], [1]]), gene_names=["A", "B"],
     ...             is_tf=torch.tensor([True, False]))
@@ -66,13 +59,15 @@ def shrinkage_table(layer: Layer, data: Data, edge_index: Tensor | None = None) 
     [nan, 0.25]
     """
     edge_index = data.edge_index if edge_index is None else edge_index
-    result = sensitivities_on_graph(layer, data.x.detach() if isinstance(data.x, Tensor) else data.x, edge_index)
+    x = data.x.detach() if isinstance(data.x, Tensor) else data.x
+    result, num_genes = sensitivities_on_graph(layer, x, edge_index), data.x.shape[0]
+    is_tf = data.is_tf if "is_tf" in data else torch.bincount(edge_index[0], minlength=num_genes) > 0
     return pd.DataFrame(
         {
-            "gene": data.gene_names,
-            "in_degree": in_degree(edge_index, data.x.shape[0]).cpu(),
+            "gene": data.gene_names if "gene_names" in data else [str(gene) for gene in range(num_genes)],
+            "in_degree": in_degree(edge_index, num_genes).cpu(),
             "mean_expression": _mean_expression(data),
-            "is_tf": torch.as_tensor(data.is_tf, dtype=torch.bool).cpu(),
+            "is_tf": torch.as_tensor(is_tf, dtype=torch.bool).cpu(),
             "w_eff": result.weight.cpu(),
             "S_x": result.self_sensitivity.cpu(),
             "S_m": result.neighbor_sensitivity.cpu(),
@@ -85,7 +80,7 @@ def model_table(model: RegNet, data: Data, layer: int = 0) -> pd.DataFrame:
 
     Args:
         model: the trained model, in evaluation mode and in the dtype of the data.
-        data: ``x`` (genes, cells), a tensor or a Dask array, ``edge_index``, ``gene_names`` and ``is_tf``.
+        data: see :func:`regnet.shrinkage_table`.
         layer: which GraphSAGE layer, counted from 0.
 
     Returns:
@@ -94,253 +89,96 @@ def model_table(model: RegNet, data: Data, layer: int = 0) -> pd.DataFrame:
     Raises:
         ValueError: there is no such layer, or the model was trained on another number of cells.
 
-    References:
-        Chapter 15 of the book.
-
     >>> data = Data(x=torch.rand(4, 3), edge_index=torch.tensor([[0, 0], [1, 2]]), gene_names=list("ABCD"),
     ...             is_tf=torch.tensor([True, False, False, False]))
     >>> model_table(RegNet(3).eval(), data, layer=1)["w_eff"].isna().tolist()
     [True, False, False, True]
     """
-    layers = model.graphsage.layers
-    if not 0 <= layer < len(layers):
-        raise ValueError(
-            f"layer must be from 0 to {len(layers) - 1}: the model has {len(layers)} GraphSAGE layers; got {layer}"
-        )
+    layers, count = model.graphsage.layers, len(model.graphsage.layers)
+    if not 0 <= layer < count:
+        raise ValueError(f"layer must be from 0 to {count - 1}: the model has {count} GraphSAGE layers; got {layer}")
     first, (genes, cells) = _aggregator(model, 0), data.x.shape
     width = first.mlp[0].in_features // 2  # type: ignore[operator]
     if cells != width:
-        mend = "give the cells that the model was trained on"
-        if genes == width:
-            mend = "it seems to be cells x genes: transpose it"
-        raise ValueError(f"the model takes {width} cells, and the expression has {genes} genes x {cells} cells; {mend}")
+        transpose, give = "it seems to be cells x genes: transpose it", "give the cells that the model was trained on"
+        fix = transpose if genes == width else give
+        raise ValueError(f"the model takes {width} cells, and the expression has {genes} genes x {cells} cells; {fix}")
     if layer == 0:
         return shrinkage_table(first, data)
     with torch.no_grad():
         hidden = output_on_graph(first, data.x, data.edge_index)
         for between in layers[1:layer]:
             hidden = between(hidden.relu(), data.edge_index)
-    inner = Data(x=hidden.relu(), edge_index=data.edge_index, gene_names=data.gene_names, is_tf=data.is_tf)
+    inner = copy(data)
+    inner.x = hidden.relu()
     return shrinkage_table(_aggregator(model, layer), inner).assign(mean_expression=_mean_expression(data))
 
 
-def write_report(out_dir: str | Path, model: RegNet, data: Data, edge_index: Tensor, metrics: dict[str, float]) -> None:
-    """Write a trained model, its metrics, its graph, its shrinkage table and the note's three figures into a folder.
+def write_report(folder: str | Path, trained: Pretrained, data: Data) -> None:
+    """Write :data:`REPORT_FILES`: a trained model, its metrics, settings, graph by name and table, and three figures.
 
-    ``train_edges.csv`` holds the graph by name, with the columns ``TF`` and ``Target``. Every file is first written whole
-    beside its place and then moved there, so that none is ever half there; a kill may leave a folder ``.writing-*``, which
-    the next run into the folder removes.
+    None is ever half written. Runs that may write to one folder at once need :func:`regnet.writing.output_lock`.
 
     Args:
-        out_dir: the folder; made where it does not exist.
-        model: the trained model; its first GraphSAGE layer is reported.
-        data: see :func:`regnet.shrinkage_table`; ``gene_names`` and ``is_tf`` may be missing.
-        edge_index: the graph the model was trained on, shape (2, edges).
-        metrics: what goes into ``metrics.json``.
+        folder: made where it does not exist.
+        trained: from :func:`regnet.pretrain`; the first GraphSAGE layer is reported.
+        data: what it was trained on.
 
     Raises:
-        BlockingIOError: another run is writing to the folder.
         OSError: the folder cannot be made or written to, or its disk is full; what was there stays as it was.
-
-    References:
-        Section 8 of the note (chapter 8 of the book).
-
-    >>> data = Data(x=torch.rand(4, 3))
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     write_report(folder, RegNet(3), data, torch.tensor([[0, 0], [1, 2]]), metrics={})
-    ...     print(sorted(file.name for file in Path(folder).iterdir())[:2])
-    ['metrics.json', 'regnet_pretrained.pth']
     """
-    with alone(out_dir):
-        put_report(out_dir, model, data, edge_index, metrics)
+    table = shrinkage_table(_aggregator(trained.model, 0), data, trained.edge_index)
+    sources, targets = (table["gene"].to_numpy()[genes] for genes in trained.edge_index.cpu())
+    files: dict[str, bytes | memoryview] = {
+        "regnet_pretrained.pth": to_bytes(trained.model.state_dict()),
+        "metrics.json": _json(trained.metrics),
+        "settings.json": _json(trained.settings),
+        "train_edges.csv": pd.DataFrame({"TF": sources, "Target": targets}).to_csv(index=False).encode(),
+    }
+    write_files(Path(folder), files | _shrinkage_files(table))
 
 
-def put_report(
-    out_dir: str | Path,
-    model: RegNet,
-    data: Data,
-    edge_index: Tensor,
-    metrics: dict[str, float],
-    settings: dict[str, Any] | None = None,
-) -> None:
-    """:func:`regnet.report.write_report` for a caller that has the folder alone, and may have settings to be kept."""
-    num_genes = data.x.size(0)
-    named = Data(
-        x=data.x,
-        gene_names=data.gene_names if "gene_names" in data else [str(gene) for gene in range(num_genes)],
-        is_tf=data.is_tf if "is_tf" in data else torch.bincount(edge_index[0], minlength=num_genes) > 0,
-    )
-    table = shrinkage_table(_aggregator(model, 0), named, edge_index)
-    names = np.array(named.gene_names)
-    with _written_whole(out_dir) as unfinished:
-        save(model.state_dict(), unfinished / "regnet_pretrained.pth")
-        (unfinished / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
-        if settings is not None:
-            (unfinished / "settings.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-        train_edges = {"TF": names[edge_index[0].cpu()], "Target": names[edge_index[1].cpu()]}
-        pd.DataFrame(train_edges).to_csv(unfinished / "train_edges.csv", index=False)
-        _write_table(unfinished, table)
-
-
-def write_shrinkage(out_dir: str | Path, table: pd.DataFrame) -> None:
-    """Write ``shrinkage.csv`` and the note's three figures into a folder, as :func:`regnet.report.write_report` does.
+def write_shrinkage(folder: str | Path, table: pd.DataFrame) -> None:
+    """Write :data:`SHRINKAGE_FILES`, the table and the note's three figures, as :func:`write_report` does.
 
     Args:
-        out_dir: the folder; made where it does not exist.
+        folder: made where it does not exist.
         table: from :func:`regnet.shrinkage_table`.
 
     Raises:
-        BlockingIOError: another run is writing to the folder.
         OSError: the folder cannot be made or written to, or its disk is full; what was there stays as it was.
-
-    References:
-        Section 8 of the note (chapter 8 of the book).
-
-    >>> weights = {"gene": ["SPI1", "LYZ"], "in_degree": [0, 1], "mean_expression": [0.2, 1.0], "is_tf": [True, False],
-    ...            "w_eff": [np.nan, 0.4], "S_x": [np.nan, 2.0], "S_m": [np.nan, 3.0]}
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     write_shrinkage(folder, pd.DataFrame(weights))
-    ...     print(sorted(file.name for file in Path(folder).iterdir())[:2])
-    ['shrinkage.csv', 'shrinkage_hist.png']
     """
-    with alone(out_dir):
-        put_shrinkage(out_dir, table)
-
-
-def put_shrinkage(out_dir: str | Path, table: pd.DataFrame) -> None:
-    """:func:`regnet.report.write_shrinkage` for a caller that has the folder alone already."""
-    with _written_whole(out_dir) as unfinished:
-        _write_table(unfinished, table)
+    write_files(Path(folder), _shrinkage_files(table))
 
 
 def undefined_genes(table: pd.DataFrame) -> dict[str, int]:
-    """How many genes have no weight, by reason.
-
-    Args:
-        table: from :func:`regnet.shrinkage_table`.
-
-    Returns:
-        Reason -> number of genes; reasons that no gene has are left out.
-
-    References:
-        Section 8 of the note (chapter 8 of the book).
-
-    >>> weights = {"in_degree": [0, 1, 2, 2], "S_x": [np.nan, np.nan, 0, 1], "w_eff": [np.nan, np.nan, np.nan, 0.5]}
-    >>> undefined_genes(pd.DataFrame(weights))
-    {'have no regulators': 1, 'equal the mean of their regulators': 1, 'do not respond': 1}
-    """
+    """Reason -> how many genes have no weight for it; reasons that no gene has are left out."""
     undefined, orphan, equal = table["w_eff"].isna(), table["in_degree"] == 0, table["S_x"].isna()
     reasons = {
-        "have no regulators": undefined & orphan,
-        "equal the mean of their regulators": undefined & ~orphan & equal,
-        "do not respond": undefined & ~orphan & ~equal,
+        "without regulators": undefined & orphan,
+        "equal to the mean of the regulators": undefined & ~orphan & equal,
+        "without response": undefined & ~orphan & ~equal,
     }
     return {reason: int(genes.sum()) for reason, genes in reasons.items() if genes.any()}
 
 
-def _write_table(folder: Path, table: pd.DataFrame) -> None:
-    table.to_csv(folder / "shrinkage.csv", index=False)
-    figures.save_diagnostics(table, folder)
+def _shrinkage_files(table: pd.DataFrame) -> dict[str, bytes]:
+    files = {"shrinkage.csv": table.to_csv(index=False).encode()}
+    with plt.rc_context():
+        figures.use_style()
+        for draw in (figures.shrinkage_vs_degree, figures.shrinkage_hist, figures.shrinkage_vs_expr):
+            figure, ax = plt.subplots()
+            try:
+                draw(table, ax=ax)
+                figure.savefig(picture := BytesIO())
+            finally:
+                plt.close(figure)
+            files[f"{draw.__name__}.png"] = picture.getvalue()
+    return files
 
 
-@contextmanager
-def alone(out_dir: str | Path) -> Iterator[None]:
-    """A folder that no other run writes to meanwhile; what killed runs left half written in it is removed.
-
-    The lock is the kernel's, on the folder itself: it ends with the process and its forks, however they end, and is no file.
-    Where there are no locks, nothing is removed either. A folder that was made for nothing is removed again.
-
-    Args:
-        out_dir: the folder; made where it does not exist.
-
-    Raises:
-        BlockingIOError: another run is writing to the folder.
-        OSError: the folder cannot be made or written to.
-    """
-    out_dir = Path(out_dir)
-    made = not out_dir.exists()
-    with with_advice(out_dir):
-        out_dir.mkdir(parents=True, exist_ok=True)
-        handle = os.open(out_dir, os.O_RDONLY) if fcntl else None
-    try:
-        locked = handle is not None and _lock(handle, out_dir)
-        with with_advice(out_dir):
-            for left in out_dir.glob(f"{_SCRATCH}*") if locked else ():  # else it may be that of a run that is alive
-                shutil.rmtree(left)
-            with tempfile.TemporaryDirectory(dir=out_dir, prefix=_SCRATCH):
-                pass  # a folder that cannot be written to is found now, and not after the work
-        yield
-    finally:
-        if made:
-            with suppress(OSError):  # unless there is something in it now
-                out_dir.rmdir()
-        if handle is not None:
-            os.close(handle)
-
-
-def _lock(handle: int, folder: Path) -> bool:
-    """Whether the folder is locked now; some network disks have no locks."""
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise BlockingIOError(
-            f"another run is writing to {folder}; wait until it has ended, or give another folder (--out)"
-        ) from None
-    except OSError:
-        return False
-    return True
-
-
-@contextmanager
-def with_advice(folder: Path) -> Iterator[None]:
-    """Turn the failure of a write into a message that names the folder and says what can be done.
-
-    Args:
-        folder: where is written.
-
-    Raises:
-        OSError: of the same kind as the failure.
-    """
-    try:
-        yield
-    except OSError as error:
-        failure = type(error)(
-            f"cannot write to {folder} ({error.strerror or error}); make room there or make it writable, or give another "
-            "folder (--out); earlier outputs are as they were"
-        )
-        failure.errno = error.errno
-        raise failure from error
-
-
-def save(content: Any, path: Path) -> None:
-    """``torch.save``, whose own writer meets a full disk with a RuntimeError that does not say so.
-
-    Args:
-        content: what ``torch.save`` takes.
-        path: the file.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    path.write_bytes(buffer.getbuffer())
-
-
-@contextmanager
-def _written_whole(out_dir: str | Path) -> Iterator[Path]:
-    """A folder whose files are moved to ``out_dir`` at the end, if nothing failed."""
-    out_dir = Path(out_dir)
-    with with_advice(out_dir):
-        out_dir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=out_dir, prefix=_SCRATCH) as scratch:
-            yield Path(scratch)
-            files = sorted(Path(scratch).iterdir())
-            for file in files:  # before the first is moved
-                if (out_dir / file.name).is_dir():
-                    raise IsADirectoryError(errno.EISDIR, f"{file.name} is a folder")
-            for file in files:
-                file.replace(out_dir / file.name)
+def _json(values: dict[str, Any]) -> bytes:
+    return (json.dumps(values, indent=2) + "\n").encode()
 
 
 def _aggregator(model: RegNet, layer: int) -> MLPAggregator:

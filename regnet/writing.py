@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -13,8 +14,9 @@ _UNFINISHED = ".unfinished"
 
 @contextmanager
 def output_lock(folder: str | Path) -> Iterator[Path]:
-    """An output folder, made where there is none, that no other run writes to meanwhile."""
+    """An output folder that no other run writes to meanwhile; where it was made for nothing, it is removed again."""
     folder = Path(folder)
+    made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     with explain_write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / ".lock")
@@ -25,28 +27,34 @@ def output_lock(folder: str | Path) -> Iterator[Path]:
                 f"another run is writing to {folder}; wait until it has ended, or give another folder (--out)"
             ) from None
     try:
-        for left in folder.rglob(f"*{_UNFINISHED}"):  # by a run that was killed
-            left.unlink()
+        for pattern in ("", "*/"):
+            for left in folder.glob(f"{pattern}.*{_UNFINISHED}"):  # by a run that was killed
+                left.unlink()
         yield folder
     finally:
         (folder / ".lock").unlink(missing_ok=True)  # while it is held: filelock does not take one that is gone
         lock.release()
+        with suppress(OSError):  # there is something in it now
+            for parent in made:
+                parent.rmdir()
 
 
 def write_files(folder: Path, files: Mapping[str, bytes | memoryview]) -> None:
     """Write all files beside their places, then move them there: none is ever half written, and none lost."""
     with explain_write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        unfinished = {folder / f"{name}{_UNFINISHED}": folder / name for name in files}
+        unfinished = {folder / f".{name}{_UNFINISHED}": folder / name for name in files}
         try:
             for path, content in zip(unfinished, files.values(), strict=True):
                 path.write_bytes(content)
+            for place in unfinished.values():  # before the first is moved
+                if place.is_dir():
+                    raise IsADirectoryError(errno.EISDIR, f"{place.name} is a folder")
             for path, place in unfinished.items():
                 path.replace(place)
-        except OSError:
+        finally:
             for path in unfinished:
                 path.unlink(missing_ok=True)
-            raise
 
 
 @contextmanager
