@@ -21,6 +21,7 @@ import jupytext
 import nbformat
 from nbclient import NotebookClient
 from PIL import Image, ImageChops
+from traitlets.config import Config
 
 BOOK = Path(__file__).resolve().parent.parent / "book"
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
@@ -61,6 +62,7 @@ def execute(notebook: nbformat.NotebookNode) -> None:
         notebook,
         timeout=600,
         kernel_name="python3",
+        config=Config(KernelManager={"transport_encryption": "auto"}),  # else the kernel warns that it has none
         record_timing=False,
         coalesce_streams=True,  # else the split of printed text depends on timing
         resources={"metadata": {"path": str(BOOK)}},
