@@ -185,11 +185,11 @@ def at_a_random_moment(out, seconds, rng):
 
 
 def while_the_training_is_kept(out, seconds, rng):
-    wait_for(lambda: (out / "training" / ".last.ckpt.unfinished").exists(), rng.uniform(0, seconds), limit=20 * seconds)
+    wait_for(lambda: (out / "training" / ".last.ckpt.unfinished").exists(), rng.uniform(0, seconds), limit=2 * seconds)
 
 
 def while_the_report_is_written(out, seconds, rng):
-    wait_for(lambda: any(out.glob(".*.unfinished")), limit=20 * seconds)
+    wait_for(lambda: any(out.glob(".*.unfinished")), limit=2 * seconds)
     time.sleep(rng.uniform(0, 0.2))
 
 
