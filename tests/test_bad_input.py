@@ -107,7 +107,7 @@ def test_one_cell_has_a_weight_but_no_james_stein():
     weight = effective_weight(layer, x, m)
     assert weight[0] == 0.25 and weight[1].isnan()
     assert prior_variance(x, m, 1.0).tolist() == [3, 0], "(x - m)^2 less the noise"
-    refused(lambda: james_stein_weight(x, m, 1.0), "more than 2 columns", "got 1")
+    refused(lambda: james_stein_weight(x, m, 1.0), "more than 2 + fitted columns", "got 0 and 1")
 
 
 @pytest.mark.parametrize(
@@ -214,9 +214,9 @@ def test_variances_of_large_expression_need_float64():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda w: {**w, 3: torch.zeros(1)}, "it holds"),
-        (lambda w: {name: value.to("meta") for name, value in w.items()}, "on the meta device"),
-        (lambda w: {**w, "attention.key.bias": torch.zeros(8).to_sparse()}, "attention.key.bias are sparse"),
+        (lambda w: {**w, 3: torch.zeros(1)}, "3"),
+        (lambda w: {name: value.to("meta") for name, value in w.items()}, "no dense numbers"),
+        (lambda w: {**w, "attention.key.bias": torch.zeros(8).to_sparse()}, "no dense numbers"),
     ],
 )
 def test_weights_without_plain_names_and_numbers_are_refused(tmp_path, change, words):

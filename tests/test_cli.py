@@ -98,17 +98,17 @@ def test_datasets_lists_every_name_one_a_line_uncut(run, monkeypatch):
     monkeypatch.setenv("COLUMNS", "40")
     assert run("datasets").stdout.splitlines() == lines
     assert re.fullmatch(r"pbmc68k +765 x 350 +1025 +10x Genomics +part of scanpy *", lines[1])
-    assert re.fullmatch(r"mesc-lofgof +BEELINE/GENELink +download, 3\.5 MB *", lines[2])
+    assert re.fullmatch(r"mesc-lofgof +1120 x 421 +4169 +BEELINE/GENELink +download, 3\.5 MB *", lines[2])
 
 
-def test_datasets_reads_sizes_off_the_files_at_hand(run, real_file):
+def test_datasets_says_where_files_are(run, real_file):
     real_file("mDC/specific/network.csv")
     line = next(line for line in run("datasets").stdout.splitlines() if line.startswith("mdc-specific"))
     assert re.fullmatch(r"mdc-specific +821 x 383 +756 +BEELINE/GENELink +REGNET_DATA_DIR *", line)
 
 
 def test_datasets_downloads_nothing_and_imports_nothing_heavy(tmp_path):
-    heavy = ["matplotlib", "scanpy", "sklearn", "dask", "anndata"]
+    heavy = ["torch", "pandas", "matplotlib", "scanpy", "sklearn", "dask", "anndata"]
     code = f"""
 import socket, sys
 socket.socket.connect = None
@@ -225,9 +225,9 @@ def test_input_errors_come_before_any_training(run, files, tmp_path, monkeypatch
     monkeypatch.setattr("regnet.training._loss", lambda *_: pytest.fail("it trained"))
     (tmp_path / "other.csv").write_text("TF,Target\nX,Y\n")
     for expression, network, word in [
-        (files[0] / "x.csv.gz", tmp_path / "none.csv", "no such file"),
+        (files[0] / "x.csv.gz", tmp_path / "none.csv", "No such file"),
         (tmp_path / "none.h5ad", files[0] / "edges.tsv", "none.h5ad"),
-        (files[0] / "x.csv.gz", tmp_path / "other.csv", "other.csv: no edge is between two genes"),
+        (files[0] / "x.csv.gz", tmp_path / "other.csv", "no edge is between two genes"),
     ]:
         assert_error(run("pretrain", "--expression", expression, "--edges", network, "--out", "o"), word)
         assert not (tmp_path / "o").exists()
