@@ -163,9 +163,10 @@ def test_a_list_of_tfs_and_another_network_are_used(run, files, tmp_path):
     assert table.loc[table["is_tf"], "gene"].tolist() == ["G1", "G5"]
     assert set(pd.read_csv("o/train_edges.csv")["TF"]) == {"G1"}
     for notice in (
-        "Notice: 1 name of the edges is no gene of the expression: UNKNOWN; 1 of 16 edges is dropped",
-        "Notice: 1 name of the transcription factors matches a gene only ignoring case: g5",
-        "Notice: 1 name of the transcription factors is no gene of the expression: NOT_THERE",
+        "Notice: names of the edges that are no genes (1): UNKNOWN",
+        "Notice: edges dropped with these names: 1 of 16",
+        "Notice: names of the transcription factors that match a gene only ignoring case (1): g5",
+        "Notice: names of the transcription factors that are no genes (1): NOT_THERE",
     ):
         assert notice in words(result.stderr)
 
