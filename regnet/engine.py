@@ -57,13 +57,12 @@ def sensitivities_on_graph(layer: Layer, x: Tensor | Array, edge_index: Tensor) 
     .. math:: [W_x\delta\ W_m\delta] = y - \bar A y, \qquad y = x\,[W_x\ W_m]^\top
 
     with :math:`\bar A` the matrix that averages over regulators. Genes that almost equal their mean, where this difference
-    loses its digits, are recomputed from :math:`\delta` in float64. Beyond its input it takes about as much memory as two
-    arrays of genes x 2 hidden. A Dask array is read block by block, once, and once more for genes to be recomputed.
+    loses its digits, are recomputed from :math:`\delta` in float64. A Dask array is read block by block, once, and once more
+    for genes to be recomputed. Beyond its input this takes the memory of about two arrays of genes x 2 hidden.
 
     Args:
         layer: one that :mod:`regnet.layers` reads; any other ``g(x, m)`` goes through forward-mode automatic
-            differentiation on the neighbour means (not on Dask). For a ``SAGEConv``, give the ``edge_index`` that the
-            layer is called with.
+            differentiation (not on Dask). A ``SAGEConv`` takes the ``edge_index`` that it is called with.
         x: expression, shape (genes, features): a tensor, dense or CSR (``x.to_sparse_csr()``), or a Dask array, chunked in
             any way (a thousand cells a block or more serve best).
         edge_index: regulator -> target, shape (2, edges), in any order.
@@ -98,16 +97,10 @@ def effective_weight_on_graph(layer: Layer, x: Tensor | Array, edge_index: Tenso
 
     .. math:: w_i^{\mathrm{eff}} = \frac{S_{x,i}}{S_{x,i} + S_{m,i}} \in [0, 1]
 
-    Args:
-        layer: see :func:`regnet.sensitivities_on_graph`.
-        x: expression, shape (genes, features), a tensor, dense or CSR, or a Dask array.
-        edge_index: regulator -> target, shape (2, edges).
+    Arguments and errors are those of :func:`regnet.sensitivities_on_graph`.
 
     Returns:
         Shape (genes,); NaN for genes without regulators and genes equal to their mean.
-
-    Raises:
-        TypeError, ValueError: see :func:`regnet.sensitivities_on_graph`.
 
     References:
         Section 4 of the note.

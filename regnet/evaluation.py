@@ -43,7 +43,7 @@ def split_edges(edge_index: Tensor, num_genes: int, seed: int = 0) -> EdgeSplit:
         :class:`EdgeSplit`; its parts are disjoint.
 
     Raises:
-        TypeError, ValueError: see :func:`regnet.checks.check_edge_index`.
+        TypeError, ValueError: see :func:`regnet.in_degree`.
 
     >>> split = split_edges(torch.tensor([[0] * 10, range(1, 11)]), num_genes=21)
     >>> split.train_edges.size(1), split.val_edges.size(1), split.test_edges.size(1)

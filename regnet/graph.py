@@ -20,8 +20,7 @@ def in_degree(edge_index: Tensor, num_genes: int) -> Tensor:
     r"""Number of regulators of every gene, :math:`|\Gamma(i)|`.
 
     Args:
-        edge_index: regulator -> target, shape (2, edges). An edge listed twice counts twice,
-            as everywhere in PyTorch Geometric.
+        edge_index: regulator -> target, shape (2, edges). An edge listed twice counts twice, as in PyTorch Geometric.
         num_genes: number of genes.
 
     Returns:
@@ -51,8 +50,8 @@ def neighbor_mean(x: Tensor, edge_index: Tensor) -> Tensor:
         edge_index: regulator -> target, shape (2, edges).
 
     Returns:
-        Shape and dtype of ``x``, summed in float64. A gene without regulators gets zeros, which are an empty mean and not
-        an estimate: use :func:`regnet.effective_weight_on_graph`, which reports such a gene as undefined.
+        Shape and dtype of ``x``, summed in float64. A gene without regulators gets zeros, which are an empty mean and no
+        estimate; :func:`regnet.effective_weight_on_graph` reports it as undefined.
 
     Raises:
         TypeError, ValueError: ``x`` is no finite matrix of float32 or float64; see :func:`in_degree` for ``edge_index``.
@@ -79,15 +78,12 @@ def mean_over_regulators(values: Tensor, edge_index: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Adjacency:
-    r"""Who regulates whom, in CSR form: row *i* lists the regulators of gene *i*. Its mean is :math:`\bar A`.
-
-    Attributes:
-        rowptr: where the row of each gene begins, and where the last one ends, shape (genes + 1,).
-        col: regulators, shape (edges,).
-    """
+    r"""Who regulates whom, in CSR form: row *i* lists the regulators of gene *i*. Its mean is :math:`\bar A`."""
 
     rowptr: Tensor
+    """Where the row of each gene begins, and where the last one ends, (genes + 1,)."""
     col: Tensor
+    """Regulators, (edges,)."""
 
     @classmethod
     def of(cls, edge_index: Tensor, num_genes: int) -> Adjacency:

@@ -90,7 +90,7 @@ def read_network(path: str | Path, *, genes: Sequence[str] | None = None) -> Net
             names are among them; without ``genes``, it is an edge.
 
     Returns:
-        :class:`regnet.io.Network`, for :func:`regnet.make_dataset`.
+        The table, with columns ``source`` and ``target``, for :func:`regnet.make_dataset`, and notices on how it was read.
 
     Raises:
         FileNotFoundError: there is no such file.

@@ -114,7 +114,7 @@ def read_layer(layer: Layer, x: Tensor) -> LayerWeights:
         The weights, detached.
 
     Raises:
-        TypeError: another kind of layer (:class:`UnreadableLayerError`), or weights of another dtype than ``x``.
+        TypeError: another kind of layer, or weights of another dtype than ``x``.
         ValueError: weights of another width or device than ``x``, or not finite.
 
     References:

@@ -176,7 +176,7 @@ class RegNet(nn.Module):
             features: the structural features of the pairs, where they are at hand.
 
         Raises:
-            TypeError, ValueError: see :func:`regnet.checks.check_edge_index`.
+            TypeError, ValueError: see :func:`regnet.in_degree`.
         """
         for name, edges in (("edge_index", edge_index), ("pairs", pairs)):
             if edges.numel():  # an index below zero would count from the last gene

@@ -70,28 +70,22 @@ def sensitivities(
     .. math:: S_{x,i} = \lVert A_i \delta_i \rVert_2,\; S_{m,i} = \lVert B_i \delta_i \rVert_2,\; \delta_i = x_i - m_i
 
     Args:
-        layer: ``g(x, m)``, or one that :mod:`regnet.layers` reads. A module in training mode is evaluated in
-            evaluation mode (no dropout) and put back.
+        layer: ``g(x, m)``; a module is evaluated in evaluation mode (no dropout) and put back.
         x: expression, shape (genes, features).
         m: neighbour means, same shape. In float32 they carry their own rounding, which matters where a gene almost equals
             its mean: on a graph :func:`regnet.sensitivities_on_graph` forms them in float64.
-        method: ``"exact"`` reads the weights (closed form, no derivative is taken); ``"jvp"`` uses
-            forward-mode automatic differentiation and takes any layer; ``"finite-difference"`` is
-            Eq. (5).
+        method: ``"exact"`` is a closed form for the layers that :mod:`regnet.layers` reads; ``"jvp"``, forward-mode
+            automatic differentiation, takes any layer; ``"finite-difference"`` is Eq. (5).
         eps: step of Eq. (5) along the unit vector, in units of ``x``; it must not vanish beside ``x`` in its dtype.
-            The other methods have none.
         central: with ``"finite-difference"``, step both ways instead of forward only.
 
     Returns:
-        :class:`Sensitivities`; NaN for a gene with :math:`x_i = m_i`, where there is no direction.
-        Eq. (5) as printed estimates :math:`S / \lVert\delta\rVert`; here it is multiplied back, so
-        that all methods return Eq. (3).
+        :class:`Sensitivities`; NaN for a gene with :math:`x_i = m_i`, where there is no direction. Eq. (5) as printed
+        estimates :math:`S / \lVert\delta\rVert`; here it is multiplied back, so that all methods return Eq. (3).
 
     Raises:
-        TypeError: ``"exact"`` and the layer is of no kind that :mod:`regnet.layers` reads.
-        ValueError: an unknown method, a step that is not positive, shapes or devices that differ, entries
-            that are not finite, or, with ``"exact"``, a layer of another width; with the other methods such a layer
-            raises what it raises by itself.
+        TypeError: ``"exact"`` and the layer is of no kind that :mod:`regnet.layers` reads; or dtypes differ.
+        ValueError: unusable options, shapes or devices that differ, entries that are not finite, or a layer of other width.
 
     References:
         Sections 4 and 5 of the note.
@@ -131,20 +125,11 @@ def effective_weight(layer: Layer, x: Tensor, m: Tensor, method: Method = "exact
 
     .. math:: w_i^{\mathrm{eff}} = \frac{S_{x,i}}{S_{x,i} + S_{m,i}} \in [0, 1]
 
-    Args:
-        layer: ``g(x, m)``, see :func:`sensitivities`.
-        x: expression, shape (genes, features).
-        m: neighbour means, same shape.
-        method: see :func:`sensitivities`.
-        eps: see :func:`sensitivities`.
+    Arguments and errors are those of :func:`sensitivities`.
 
     Returns:
-        Shape (genes,); NaN where undefined (:math:`x_i = m_i`, or no response to either input). A gene
-        without regulators has ``m = 0`` by convention, which this function cannot see: use
-        :func:`effective_weight_on_graph`.
-
-    Raises:
-        TypeError, ValueError: see :func:`sensitivities`.
+        Shape (genes,); NaN where undefined (:math:`x_i = m_i`, or no response to either input). A gene without regulators
+        has ``m = 0`` by convention, which this function cannot see: use :func:`effective_weight_on_graph`.
 
     References:
         Section 4 of the note.
@@ -168,11 +153,10 @@ def local_affine(layer: Layer, x_i: Tensor, m_i: Tensor) -> LocalAffine:
         m_i: its neighbour mean, same shape.
 
     Returns:
-        ``A`` and ``B``, (hidden, features) each, and ``b``, (hidden,).
+        ``A`` and ``B``, (outputs, features) each, and ``b``, (outputs,).
 
     Raises:
-        TypeError: the layer is of no kind that :mod:`regnet.layers` reads.
-        ValueError: shapes differ or entries are not finite.
+        TypeError, ValueError: see :func:`sensitivities`.
 
     References:
         Section 3 of the note.
@@ -201,20 +185,11 @@ def kink_distance(layer: Layer, x: Tensor, m: Tensor) -> KinkDistance:
 
     .. math:: \varepsilon_i = \min_k \{-z_k / (W_1 \hat\delta_i)_k : \text{unit } k \text{ switches}\}
 
-    with :math:`z` the pre-activations and :math:`W_1` the half of the weights that belongs to the
-    branch that moves. Forward differences with a step up to this length are exact.
-
-    Args:
-        layer: one that :mod:`regnet.layers` reads.
-        x: expression, shape (genes, features).
-        m: neighbour means, same shape.
+    with :math:`z` the pre-activations and :math:`W_1` the half of the weights that belongs to the branch that moves. Forward
+    differences with a step up to this length are exact. Arguments and errors are those of :func:`sensitivities`.
 
     Returns:
-        :class:`KinkDistance`, units of ``x``; infinite where no unit ever switches, NaN where
-        :math:`x_i = m_i`.
-
-    Raises:
-        TypeError, ValueError: see :func:`sensitivities`.
+        :class:`KinkDistance`, units of ``x``; infinite where no unit ever switches, NaN where :math:`x_i = m_i`.
 
     References:
         Section 5 of the note.
@@ -250,27 +225,23 @@ def secant_weight(layer: Layer, x: Tensor, m: Tensor) -> Tensor:
     .. math:: w_i^{\mathrm{sec}} = \frac{\lVert g(x_i, m_i) - g(m_i, m_i) \rVert_2}
         {\lVert g(x_i, m_i) - g(m_i, m_i) \rVert_2 + \lVert g(x_i, x_i) - g(x_i, m_i) \rVert_2}
 
-    It equals :math:`w_i` for every rule :math:`g(x, m) = Q\,(m + w(\lVert x - m \rVert)\,(x - m))` with :math:`0 \le w
-    \le 1` and :math:`Q\delta_i \ne 0` that has a value at :math:`x = m`, whether :math:`w` is constant or adapts to
-    :math:`\delta`, and it equals :math:`w_i^{\mathrm{eff}}` where the layer is affine. For other layers :math:`g(m, m)`
-    and :math:`g(x, x)` may be asked of the layer where it was never trained. Where :math:`\delta` is short beside
-    :math:`x` the differences lose about :math:`\log_{10}(\lVert x_i \rVert / \lVert \delta_i \rVert)` digits; the
-    effective weight does not.
+    It equals :math:`w_i` for every rule :math:`g(x, m) = Q\,(m + w(\lVert x - m \rVert)\,(x - m))` with
+    :math:`0 \le w \le 1` and :math:`Q\delta_i \ne 0` that has a value at :math:`x = m`, whether :math:`w` is constant or
+    adapts to :math:`\delta`, and :math:`w_i^{\mathrm{eff}}` where the layer is affine. Elsewhere :math:`g(m, m)` and
+    :math:`g(x, x)` may be asked of the layer where it was never trained. Where :math:`\delta` is short beside :math:`x`
+    about :math:`\log_{10}(\lVert x_i \rVert / \lVert \delta_i \rVert)` digits are lost; the effective weight loses none.
 
     Args:
-        layer: ``g(x, m)``, see :func:`regnet.sensitivities`; a module in training mode is evaluated in evaluation mode
-            and put back.
+        layer: ``g(x, m)``; a module is evaluated in evaluation mode and put back.
         x: expression, shape (genes, features).
         m: neighbour means, same shape.
 
     Returns:
-        Shape (genes,), in [0, 1]; NaN where undefined (:math:`x_i = m_i`, no response either way, or a layer that is itself
-        NaN or infinite at one of the three points). A gene without regulators has ``m = 0`` by convention, which this
-        function cannot see.
+        Shape (genes,), in [0, 1]; NaN where undefined (as :func:`effective_weight`, or where the layer is itself NaN or
+        infinite at one of the three points).
 
     Raises:
-        TypeError, ValueError: shapes or dtypes differ, entries are not finite, or the layer is no function
-            ``g(x, m)`` with one row a gene.
+        TypeError, ValueError: see :func:`sensitivities`.
 
     References:
         Sundararajan et al. (2017) for attributions along a path.

@@ -28,7 +28,7 @@ def pair_features(edge_index: Tensor, num_genes: int, pairs: Tensor) -> Tensor:
         Shape (pairs, 5), float64.
 
     Raises:
-        TypeError, ValueError: see :func:`regnet.checks.check_edge_index`.
+        TypeError, ValueError: see :func:`regnet.in_degree`.
 
     References:
         Kovács et al. (2019) for paths of length three.
