@@ -38,16 +38,12 @@ _GROUP = 16
 
 
 class Moments(NamedTuple):
-    """Sums over cells that Eq. (1) needs, each of shape (genes,) and of float64."""
+    """Means over cells of x, (x - mean)^2, m (0 without regulators) and (x - m)^2 (NaN without), each (genes,), float64."""
 
     mean: Tensor
-    """Mean over cells of x."""
     variance: Tensor
-    """Variance over cells of x, with the number of cells as the divisor; squared units of x."""
     neighbor_mean: Tensor
-    """Mean over cells of m; 0 without regulators."""
     squared_deviation: Tensor
-    r"""Mean over cells of :math:`(x - m)^2`, the sufficient statistic of :func:`regnet.prior_variance`; NaN without m."""
 
 
 class OnDask:

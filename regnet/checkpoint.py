@@ -60,7 +60,7 @@ def load_checkpoint(path: str | Path) -> RegNet:
     except Exception as error:  # a damaged file can fail anywhere in PyTorch's reader
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ValueError(f"{path}: expected a PyTorch checkpoint; it is damaged or of another kind ({reason})") from None
-    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
+    if not isinstance(weights, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in weights.items()):
         holds = some([str(key) for key in weights]) if isinstance(weights, dict) else type(weights).__name__
         raise ValueError(f"{path}: expected the state dict of a RegNet, names and tensors; it holds {holds}")
     for name in (_FIRST_LAYER, _LATENT):
@@ -73,20 +73,11 @@ def load_checkpoint(path: str | Path) -> RegNet:
         raise ValueError(f"{path}: expected dense weights that are all float32 or all float64; got {got}")
     hidden, doubled = weights[_FIRST_LAYER].shape
     layers = [name for name in map(str, weights) if re.fullmatch(r"graphsage\.layers\.\d+\.agg\.mlp\.0\.weight", name)]
+    structural = "structure.weight" in weights
     try:
         with torch.device("meta"):  # neither memory nor random numbers for weights that are replaced at once
-            model = RegNet(
-                doubled // 2, hidden, len(weights[_LATENT]), len(layers), structural="structure.weight" in weights
-            )
-    except ValueError as error:
-        raise ValueError(f"{path}: expected the weights of a RegNet; {error}") from None
-    expected = model.state_dict()
-    for problem, names in (("lacks", expected.keys() - weights.keys()), ("has unknown", weights.keys() - expected.keys())):
-        if names:
-            raise ValueError(f"{path}: expected the weights of a RegNet; it {problem} {some(sorted(map(str, names)))}")
-    for name, value in expected.items():
-        if weights[name].shape != value.shape:
-            beside = f"should be {tuple(value.shape)} beside {_FIRST_LAYER} {(hidden, doubled)}"
-            raise ValueError(f"{path}: the widths do not fit together: {name} {beside}; got {tuple(weights[name].shape)}")
-    model.load_state_dict(weights, strict=True, assign=True)
+            model = RegNet(doubled // 2, hidden, len(weights[_LATENT]), len(layers), structural=structural)
+        model.load_state_dict(weights, strict=True, assign=True)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise ValueError(f"{path}: expected the weights of a RegNet; {' '.join(str(error).split())}") from None
     return model.eval()

@@ -34,10 +34,9 @@ SPI1 SPIB TSC22D1 ZNF22 ZNF428 ZNF511 ZNF524 ZNF600 ZNF706 ZNF710
 def load_dataset(name: str, *, dtype: torch.dtype | None = None) -> Data:
     """Load a data set by name.
 
-    ``pbmc68k`` is part of scanpy: log counts of 765 genes in one random half of 700 blood cells; its graph links a
-    transcription factor to the genes that correlate with it in the *other* half (Pearson correlation above zero,
-    one-sided test, 5 % false discovery rate by Benjamini and Hochberg). The others are benchmark networks, whose files
-    :func:`regnet.data.fetch` provides.
+    ``pbmc68k``, part of scanpy: log counts of 765 genes in one random half of 700 blood cells; its graph links a
+    transcription factor to the genes that correlate with it in the *other* half (one-sided test, 5 % false discovery rate
+    by Benjamini and Hochberg). The others are benchmark networks, whose files :func:`regnet.data.fetch` provides.
 
     Args:
         name: one of :func:`regnet.dataset_names`.
@@ -83,10 +82,8 @@ def make_dataset(
     dropped with their edges.
 
     Args:
-        expression: a data frame with genes in rows and cells in columns, or an ``AnnData`` (cells x genes); any finite
-            values. From one that :func:`regnet.io.read_expression` opened on disk, ``x`` is a Dask array.
-        edges: pairs (regulator, target) of gene names, or a data frame with columns ``source`` and ``target``; a repeated
-            pair counts once.
+        expression: a data frame (genes x cells), or an ``AnnData`` (cells x genes), whose matrix may lie on disk.
+        edges: pairs (regulator, target) of names, or a data frame with columns ``source`` and ``target``.
         tfs: names of transcription factors; the regulators of ``edges`` where none are given.
         strict: whether a name that is no gene, or matches only ignoring case, is an error instead of a warning.
         name: what the data set is called in outputs.
@@ -264,7 +261,7 @@ def dataset_names() -> list[str]:
 
 
 def list_datasets() -> list[DatasetInfo]:
-    """What is known of every data set without loading it: genes x cells, edges, origin, and where its files are.
+    """Name, genes x cells, edges, origin and place of every data set, without loading it.
 
     A file counts as present where it has the registered size; :func:`regnet.data.fetch` compares its checksum.
 

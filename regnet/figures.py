@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -81,17 +79,7 @@ def shrinkage_vs_degree(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 
 def shrinkage_vs_expr(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Weight against mean expression, with a trend and its 95 % band.
-
-    Args:
-        table: from :func:`regnet.shrinkage_table`; ``mean_expression`` has the unit of ``x``.
-        ax: axes to draw in; by default those of a new figure.
-
-    Returns:
-        The axes.
-
-    References:
-        Section 8 of the note.
+    """Weight against mean expression, in the unit of ``x``, as :func:`shrinkage_vs_degree` draws it.
 
     >>> weights = {"in_degree": [1, 2], "mean_expression": [0.1, 2.0], "is_tf": [True, False], "w_eff": [0.3, 0.6]}
     >>> shrinkage_vs_expr(pd.DataFrame(weights)).get_xlabel()
@@ -101,17 +89,7 @@ def shrinkage_vs_expr(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 
 def shrinkage_hist(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Distribution of the weight, with its median and quartiles.
-
-    Args:
-        table: from :func:`regnet.shrinkage_table`.
-        ax: axes to draw in; by default those of a new figure.
-
-    Returns:
-        The axes.
-
-    References:
-        Section 8 of the note.
+    """Distribution of the weight, with its median and quartiles; arguments as in :func:`shrinkage_vs_degree`.
 
     >>> shrinkage_hist(pd.DataFrame({"in_degree": [1, 2], "w_eff": [0.3, 0.6]})).get_xlim()
     (np.float64(0.0), np.float64(1.0))
@@ -129,18 +107,6 @@ def shrinkage_hist(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
         columns = 2 if len(weights) else 1  # the reasons alone are too long for two columns
         ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=columns)
     return ax
-
-
-def save_diagnostics(table: pd.DataFrame, folder: str | Path) -> None:
-    """Write ``shrinkage_vs_degree.png``, ``shrinkage_hist.png`` and ``shrinkage_vs_expr.png`` to an existing folder."""
-    for draw in (shrinkage_vs_degree, shrinkage_hist, shrinkage_vs_expr):
-        with plt.rc_context(_STYLE):
-            figure, ax = plt.subplots()
-            try:
-                draw(table, ax=ax)
-                figure.savefig(Path(folder) / f"{draw.__name__}.png")
-            finally:
-                plt.close(figure)
 
 
 def _scatter_with_trend(table: pd.DataFrame, column: str, label: str, ax: Axes | None, log: bool) -> Axes:

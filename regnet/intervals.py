@@ -22,8 +22,7 @@ def mean_interval(values: ArrayLike) -> Interval:
 
     .. math:: \bar v \pm t_{n-1,\,0.975}\, \frac{s}{\sqrt n}
 
-    It is exact for normal values; with three to five values, skewness or few distinct values cost some coverage. It
-    covers the variation between the values only: where all seeds share one set of genes it says nothing of other genes.
+    It is exact for normal values. Where all seeds share one set of genes it says nothing of other genes.
 
     Args:
         values: one number per repetition, shape (n,), in any unit.

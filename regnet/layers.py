@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from inspect import signature
 
 import torch
@@ -83,10 +83,7 @@ class LayerWeights:
 
     def double(self) -> LayerWeights:
         """The same in float64."""
-        w_out = None if self.w_out is None else self.w_out.double()
-        return LayerWeights(
-            self.w_self.double(), self.w_neighbor.double(), self.bias.double(), w_out, self.bias_out.double()
-        )
+        return replace(self, **{name: weight.double() for name, weight in vars(self).items() if weight is not None})
 
     def scaled(self) -> LayerWeights:
         """The same function with units whose largest absolute output weight is at least 1/2 and below 1, or 0.
@@ -109,9 +106,6 @@ def read_layer(layer: Layer, x: Tensor) -> LayerWeights:
     Args:
         layer: one of the kinds at the top of :mod:`regnet.layers`.
         x: expression, shape (genes, features): the width, dtype and device of the layer's inputs.
-
-    Returns:
-        The weights, detached.
 
     Raises:
         TypeError: another kind of layer, or weights of another dtype than ``x``.

@@ -135,14 +135,3 @@ def test_a_figure_draws_into_the_given_axes_and_changes_neither_the_style_nor_th
     assert draw(usual) is not ax
     assert dict(mpl.rcParams) == before
     pd.testing.assert_frame_equal(usual, copy)
-
-
-def test_save_diagnostics_writes_each_figure_under_its_own_name_on_white_and_closes(usual, tmp_path):
-    figures.save_diagnostics(usual, tmp_path)
-    assert plt.get_fignums() == []
-    assert {file.stem for file in tmp_path.iterdir()} == {draw.__name__ for draw in DRAW}
-    for draw in DRAW:
-        written = plt.imread(tmp_path / f"{draw.__name__}.png")
-        draw(usual).figure.savefig(tmp_path / "own.png", dpi=150)
-        assert np.array_equal(plt.imread(tmp_path / "own.png"), written), "the same twice, at 150 dots per inch"
-        assert written[0, 0, :3].tolist() == [1, 1, 1]
