@@ -207,21 +207,6 @@ def test_a_gzip_file_that_is_cut_off_is_refused_wherever(write):
         refused(lambda cut=cut: read_expression(write("x.csv.gz", whole[:cut])), "x.csv.gz")
 
 
-def test_a_bit_that_flipped_in_a_gzip_file_is_refused_or_harmless(write):
-    whole = gzip.compress(TABLE.encode(), mtime=0)
-    harmless = 0
-    for place in range(len(whole)):
-        for bit in (0, 4, 7):
-            damaged = whole[:place] + bytes([whole[place] ^ 1 << bit]) + whole[place + 1 :]
-            try:
-                got = read_expression(write("x.csv.gz", damaged))
-            except ValueError:
-                continue
-            assert content(got) == (["A", "B", "C"], ["c1", "c2"], VALUES)
-            harmless += 1
-    assert 0 < harmless < 3 * 10, "only in the header: the time, the system and the like"
-
-
 LETTERS = '\t,;\n\r "0123456789.eE+-_naifAß\0\ufeff'
 
 
@@ -484,15 +469,6 @@ def test_an_h5ad_that_is_cut_off_is_refused_wherever(store):
         refused(lambda: read_expression(path), "x.h5ad cannot be read as .h5ad", "check the download")
 
 
-def test_a_flipped_bit_among_the_numbers_of_an_h5ad_cannot_be_seen(store):
-    path = store(X)
-    whole = path.read_bytes()
-    place = whole.index(X.tobytes())
-    path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
-    values = to_memory(opened(path)).x.T.numpy()
-    assert values[0, 0] != X[0, 0] and (values.ravel()[1:] == X.ravel()[1:]).all()
-
-
 @pytest.mark.parametrize(("kind", "index"), [(csr_matrix, 3), (csc_matrix, 4), (csr_matrix, -1), (csr_matrix, 2**30)])
 @pytest.mark.parametrize("use", [to_memory, in_blocks])
 def test_a_damaged_index_of_a_sparse_matrix_is_refused_and_no_crash(store, use, kind, index):
@@ -510,7 +486,3 @@ def test_a_block_of_zarr_that_is_cut_off_is_refused_and_one_that_is_missing_is_z
     refused(lambda: use(opened(path)), "the matrix on disk cannot be read (", "download it again")
     block.unlink()
     assert (to_memory(opened(path)).x == 0).all()
-
-
-def test_a_tensor_stays_as_it_is(tiny_data):
-    assert to_memory(tiny_data) is tiny_data

@@ -105,15 +105,6 @@ def test_a_unit_at_its_kink_has_slope_zero_as_in_autograd():
     assert affine.A.item() == by_autograd.item() == 0
 
 
-def test_as_function_leaves_other_callables_alone():
-    def g(x, m):
-        return x - m
-
-    assert as_function(g) is g
-    aggregator = MLPAggregator(2, 2)
-    assert as_function(aggregator) is aggregator
-
-
 def test_as_function_gives_a_sageconv_its_mean_as_the_only_neighbour(normal, random_graph):
     x, edge_index = normal(9, 3), random_graph(9, 30)
     conv = make(SAGEConv, 3, 2)
@@ -275,11 +266,6 @@ def test_evaluation_mode_restores_every_submodule():
     with pytest.raises(RuntimeError, match="inside"), evaluation_mode(layer):
         raise RuntimeError("inside")
     assert [module.training for module in layer.modules()] == before
-
-
-def test_evaluation_mode_takes_functions():
-    with evaluation_mode(lambda x, m: x):
-        pass
 
 
 @pytest.mark.parametrize(

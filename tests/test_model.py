@@ -97,13 +97,6 @@ def test_forward_is_the_chain_of_its_parts(small):
     assert flipped[0] != out.logits[0] and flipped[1] == out.logits[1]
 
 
-def test_gene_order_does_not_matter(small, rng):
-    model, x, edge_index, pairs = small
-    order = torch.randperm(10, generator=rng)
-    place = order.argsort()
-    close(model(x[order], place[edge_index], place[pairs]).logits, model(x, edge_index, pairs).logits)
-
-
 def test_chance_acts_in_training_mode_only(small):
     model, x, edge_index, pairs = small
     assert torch.equal(model(x, edge_index, pairs).logits, model(x, edge_index, pairs).logits)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from copy import deepcopy
 
 import pytest
 import torch
@@ -20,6 +19,7 @@ from regnet.shrinkage import (
     kink_distance,
     lengths,
     local_affine,
+    secant_weight,
     sensitivities,
 )
 
@@ -59,16 +59,6 @@ def test_exact_is_forward_mode_and_finite_differences(layer, pair):
         numeric = sensitivities(layer, x, m, "finite-difference", eps=1e-6, central=central)
         close(exact.self_sensitivity, numeric.self_sensitivity, rtol=1e-6)
         close(exact.neighbor_sensitivity, numeric.neighbor_sensitivity, rtol=1e-6)
-
-
-@pytest.mark.parametrize("layer", layers(), ids=lambda layer: type(layer).__name__)
-def test_float32_agrees_with_forward_mode(layer, pair):
-    x, m = (values.float() for values in pair)
-    layer = deepcopy(layer).float()
-    got, expected = sensitivities(layer, x, m), sensitivities(layer, x, m, "jvp")
-    assert got.weight.dtype == torch.float32
-    close(got.weight, expected.weight, rtol=1e-5, atol=1e-6)
-    close(got.self_sensitivity, expected.self_sensitivity, rtol=1e-5, atol=1e-6)
 
 
 def test_methods_other_than_exact_take_any_layer(pair):
@@ -118,11 +108,6 @@ def test_sign_blindness(pair, normal):
     expected = effective_weight(linear(A, B), *pair)
     for signs in ((-1, 1), (1, -1), (-1, -1)):
         close(effective_weight(linear(signs[0] * A, signs[1] * B), *pair), expected)
-
-
-def test_swapping_the_two_branches_gives_the_complement(pair, normal):
-    A, B = normal(6, 4), normal(6, 4)
-    close(effective_weight(linear(A, B), *pair), 1 - effective_weight(linear(B, A), *pair))
 
 
 def test_an_orthogonal_output_map_changes_nothing(pair, normal):
@@ -338,7 +323,7 @@ def test_unusable_options_are_refused(arguments, words, pair):
         assert word in str(caught.value)
 
 
-@pytest.mark.parametrize("function", [sensitivities, effective_weight, kink_distance])
+@pytest.mark.parametrize("function", [sensitivities, secant_weight, kink_distance])
 def test_unusable_input_is_refused(function, normal):
     x = normal(3, 4)
     with pytest.raises(ValueError, match=r"got x \(3, 4\) and m \(3, 3\)"):
@@ -353,8 +338,9 @@ def test_unusable_input_is_refused(function, normal):
         function(mlp(), x, x.float())
     with pytest.raises(TypeError, match=r"float64 and x is torch\.float32"):
         function(mlp(), x.float(), -x.float())
-    with pytest.raises(ValueError, match=r"takes 5 features.*got 4"):
-        function(mlp(5), x, -x)
+    if function is not secant_weight:
+        with pytest.raises(ValueError, match=r"takes 5 features.*got 4"):
+            function(mlp(5), x, -x)
 
 
 # Kinks
@@ -466,12 +452,6 @@ def test_a_layer_must_return_one_row_a_gene(method, output, normal):
         sensitivities(output, normal(4, 3), normal(4, 3), method)
 
 
-@pytest.mark.parametrize("method", ["exact", "jvp", "finite-difference"])
-def test_a_layer_of_another_dtype_is_refused_by_every_method(method, normal):
-    with pytest.raises(TypeError, match=r"float32.*float64.*layer\.to"):
-        sensitivities(torch.nn.Linear(6, 2), normal(4, 3), normal(4, 3), method)
-
-
 def test_the_step_is_one_hundredth_unless_said_otherwise(pair):
     """Long enough for some units to switch, so that another step gives another weight."""
     x, m = (100 * side for side in pair)
@@ -491,10 +471,3 @@ def test_lengths_keep_their_digits_at_every_scale(dtype):
         expected = chosen.double() / chosen.double().amax(dim=1, keepdim=True)
         expected = (expected.norm(dim=1) * chosen.double().amax(dim=1)).to(dtype)
         torch.testing.assert_close(lengths(chosen), expected, rtol=4 * limits.eps, atol=0)
-
-
-def test_undefined_genes_are_counted(normal):
-    x = normal(5, 3)
-    m = normal(5, 3)
-    m[:2] = x[:2]
-    assert sensitivities(torch.nn.Linear(6, 2).double(), x, m).num_undefined == 2
