@@ -74,7 +74,7 @@ notebooks: .venv/installed  ## book/*.md -> executed book/*.ipynb; one of them w
 	$(BIN)/python tools/build_notebooks.py $(CHAPTER)
 
 bench: .venv/installed  ## speed and memory as ratios measured in one run -> the table of the page on scale; a quarter of an hour, alone
-	$(BIN)/python benchmarks/run.py
+	env -u GOMP_SPINCOUNT $(BIN)/python benchmarks/run.py
 
 lint: .venv/installed  ## style and types
 	$(BIN)/ruff check .

@@ -77,12 +77,7 @@ class OnDask:
 
 
 def neighbor_mean_blockwise(x: da.Array, edge_index: Tensor) -> da.Array:
-    """:func:`regnet.neighbor_mean` of a Dask array (genes, cells), block by block; nothing is computed yet.
-
-    >>> x = da.from_array(np.array([[1.0], [3.0], [0.0]]))
-    >>> neighbor_mean_blockwise(x, torch.tensor([[0, 1], [2, 2]])).compute().tolist()
-    [[0.0], [0.0], [2.0]]
-    """
+    """:func:`regnet.neighbor_mean` of a Dask array (genes, cells), block by block; nothing is computed yet."""
     dense = dense_blocks(x)
     check_edge_index(edge_index, x.shape[0])
     graph = Adjacency.of(edge_index, x.shape[0])
@@ -97,16 +92,10 @@ def neighbor_mean_blockwise(x: da.Array, edge_index: Tensor) -> da.Array:
 
 
 def moments_blockwise(x: da.Array, edge_index: Tensor) -> Moments:
-    r"""What Eq. (1) needs of every gene, in one pass over the blocks of a Dask array (genes, cells).
+    """What Eq. (1) needs of every gene, in one pass over the blocks of a Dask array (genes, cells).
 
-    .. math:: \hat\tau_i^2 = \max\Bigl(0,\ \frac1S \sum_s (x_{is}-m_{is})^2 - \sigma_i^2\Bigr)
-
-    is the maximum-likelihood prior variance of :func:`regnet.prior_variance` where the noise of a gene is the same in all
-    cells: ``(moments.squared_deviation - noise_var).clamp(min=0)``.
-
-    >>> x = da.from_array(np.array([[1.0, 3.0], [2.0, 6.0]]))
-    >>> moments_blockwise(x, torch.tensor([[0], [1]])).squared_deviation
-    tensor([nan, 5.], dtype=torch.float64)
+    Where the noise of a gene is the same in all cells, ``(moments.squared_deviation - noise_var).clamp(min=0)`` is
+    :func:`regnet.prior_variance`.
     """
     dense = dense_blocks(x).astype(np.float64)
     m = neighbor_mean_blockwise(dense, edge_index)

@@ -284,8 +284,7 @@ def list_datasets() -> list[DatasetInfo]:
 def fetch(file: str) -> Path:
     """Path of a registered file, such as ``"published-checkpoint/regnet_pretrained.pth"``, whose SHA-256 is right.
 
-    It is in the folder that the environment variable ``REGNET_DATA_DIR`` names, where that is set; else it is downloaded
-    once. Several processes may call this at once.
+    It is in the folder that the environment variable ``REGNET_DATA_DIR`` names, or is downloaded once.
 
     Raises:
         ValueError: the file is not registered or its checksum is wrong.

@@ -8,7 +8,7 @@ product is here, for one on Dask in :mod:`regnet.blockwise`; what follows it is 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,19 +36,6 @@ class Recomputed(NamedTuple):
     """W_self delta and W_neighbor delta, (genes, 2 hidden)."""
     undefined: Tensor
     """Whether delta is 0, (genes,)."""
-
-
-class Expression(Protocol):
-    """An expression matrix, wherever it is."""
-
-    like: Tensor
-    """Of its width, dtype and device."""
-
-    def products(self, weights: LayerWeights) -> tuple[Tensor, Tensor]:
-        """``x [w_self, w_neighbor]^T``, (genes, 2 hidden), and the length of every row of x."""
-
-    def recompute(self, weights: LayerWeights, graph: Adjacency, genes: Tensor) -> Recomputed:
-        """From m and delta themselves, in float64."""
 
 
 def sensitivities_on_graph(layer: Layer, x: Tensor | Array, edge_index: Tensor) -> Sensitivities:
@@ -123,60 +110,53 @@ def output_on_graph(layer: Layer, x: Tensor | Array, edge_index: Tensor) -> Tens
         return weights.out(weights.mask(z) * z) + weights.bias_out
 
 
-def _open(layer: Layer, x: Tensor | Array, edge_index: Tensor) -> tuple[Expression, Adjacency]:
+def _open(layer: Layer, x: Tensor | Array, edge_index: Tensor) -> tuple[Any, Adjacency]:
     """The matrix, and the graph along which the layer's messages go: regulator -> target unless its flow is reversed."""
-    matrix: Expression
     if type(x).__module__.startswith("dask."):
         from regnet.blockwise import OnDask  # here, so that who has a tensor need not wait for Dask
 
-        matrix = OnDask(x)
+        matrix: Any = OnDask(x)
     else:
-        matrix = InMemory(cast(Tensor, x))
+        matrix = InMemory(x)
     check_device(edge_index, "edge_index", matrix.like)
     check_edge_index(edge_index, x.shape[0])
     reversed_flow = isinstance(layer, SAGEConv) and layer.flow == "target_to_source"
     return matrix, Adjacency.of(edge_index.flip(0) if reversed_flow else edge_index, x.shape[0])
 
 
-def _from_products(
-    w: LayerWeights, products: Tensor, row_lengths: Tensor, graph: Adjacency, matrix: Expression
-) -> Sensitivities:
+def _from_products(w: LayerWeights, products: Tensor, row_lengths: Tensor, graph: Adjacency, matrix: Any) -> Sensitivities:
     """Eq. (3) from the products with the data, for weights that are scaled to what the output sees of their units."""
     scale = torch.maximum(row_lengths, graph.mean(row_lengths[:, None]).squeeze(1))
     undefined = (graph.in_degree() == 0) | (scale == 0)  # no regulators, or all zero like all of them
-    size = torch.cat([w.w_self, w.w_neighbor]).norm()
+    hidden, size = len(w.bias), torch.cat([w.w_self, w.w_neighbor]).norm()
     smallest = 1e-4 * size * scale  # products that cancel to less may be rounding, in rows that sum to 0 for example
     result = Sensitivities(torch.empty_like(row_lengths), torch.empty_like(row_lengths))
     for start in range(0, len(products), _GENES_AT_ONCE):
         genes = slice(start, start + _GENES_AT_ONCE)
         own, mean = products[genes], graph.rows(start, start + _GENES_AT_ONCE).mean(products)
-        (own_self, own_neighbor), (mean_self, mean_neighbor) = own.chunk(2, dim=1), mean.chunk(2, dim=1)
-        mask = w.mask(own_self + mean_neighbor + w.bias)
-        delta_self, delta_neighbor = own_self - mean_self, own_neighbor - mean_neighbor
+        mask = w.mask(own[:, :hidden] + mean[:, hidden:] + w.bias).repeat(1, 2)
+        delta = mask * (own - mean)  # W delta of the active units
         # Where a gene almost equals its mean, as far as the output sees, the difference has lost its digits.
-        left, before = (
-            torch.hypot((mask * a).norm(dim=1), (mask * b).norm(dim=1))
-            for a, b in ((delta_self, delta_neighbor), (own_self, own_neighbor))
-        )
+        left, before = delta.norm(dim=1), (mask * own).norm(dim=1)
         lost = ~(undefined[genes] | (left > torch.maximum(1e-2 * before, smallest[genes])))
         if lost.any():
             exact = matrix.recompute(w, graph, start + lost.nonzero().squeeze(1))
-            mask[lost] = w.mask(exact.z).to(mask)
-            delta_self[lost], delta_neighbor[lost] = exact.delta.to(delta_self).chunk(2, dim=1)
+            delta[lost] = (w.mask(exact.z).repeat(1, 2) * exact.delta).to(delta)
             undefined[genes] = undefined[genes].masked_scatter(lost, exact.undefined)
-        result.self_sensitivity[genes] = lengths(w.out(mask * delta_self))
-        result.neighbor_sensitivity[genes] = lengths(w.out(mask * delta_neighbor))
+        result.self_sensitivity[genes] = lengths(w.out(delta[:, :hidden]))
+        result.neighbor_sensitivity[genes] = lengths(w.out(delta[:, hidden:]))
     return undefined_at(result, undefined)
 
 
 class InMemory:
-    """A tensor (genes, cells), dense or CSR."""
+    """A tensor (genes, cells), dense or CSR; ``regnet.blockwise.OnDask`` has the same attribute and two methods."""
 
-    def __init__(self, x: Tensor) -> None:
+    def __init__(self, x: Any) -> None:
         check_matrix(x, sparse=True)
         self.x = self.like = x
 
     def products(self, weights: LayerWeights) -> tuple[Tensor, Tensor]:
+        """``x [w_self, w_neighbor]^T``, (genes, 2 hidden), and the length of every row of x."""
         x, both = self.x, torch.cat([weights.w_self, weights.w_neighbor])
         if x.layout == torch.sparse_csr:
             # On a processor by the kernel that needs no MKL; on a graphics card that one does not exist.
@@ -195,6 +175,7 @@ class InMemory:
         return products, row_lengths
 
     def recompute(self, weights: LayerWeights, graph: Adjacency, genes: Tensor) -> Recomputed:
+        """From m and delta themselves, in float64."""
         w, parts = weights.double(), []
         for some in genes.split(128):  # whose regulators are a few thousand rows at most
             rows = graph.select(some)

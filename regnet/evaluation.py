@@ -80,8 +80,8 @@ def evaluate(model: RegNet, x: Tensor, split: EdgeSplit) -> dict[str, float]:
         split: from :func:`split_edges`.
 
     Returns:
-        ``auroc`` and ``auprc``, both also with the suffixes ``_degree``, ``_structure`` and ``_correlation``, ``positives``
-        (share of edges among the test pairs: the AUPRC of guessing) and the numbers of training, validation and test edges.
+        ``auroc`` and ``auprc``, both also with ``_degree``, ``_structure`` and ``_correlation``; ``positives``, the share of
+        edges among the test pairs and the AUPRC of guessing; and the numbers of edges.
 
     >>> split = split_edges(torch.tensor([[0] * 10, range(1, 11)]), num_genes=30)
     >>> evaluate(RegNet(5).eval(), torch.rand(30, 5), split)["test_edges"]

@@ -105,11 +105,7 @@ class Adjacency:
         return Adjacency(rowptr, self.col[entries])
 
     def mean(self, values: Tensor) -> Tensor:
-        r"""The product :math:`\bar A y` with ``values``, (any genes, features); rows without regulators give 0.
-
-        >>> Adjacency.of(torch.tensor([[0, 1], [2, 2]]), 3).mean(torch.tensor([[1.0], [3.0], [0.0]])).tolist()
-        [[0.0], [0.0], [2.0]]
-        """
+        r"""The product :math:`\bar A y` with ``values``, (any genes, features); rows without regulators give 0."""
         total = _sum(values, self.rowptr, self.col)
         # Divided, and not multiplied by a rounded 1/n: the mean of equal numbers is that number.
         return total / self.in_degree().clamp(min=1).to(values.dtype)[:, None]
@@ -171,11 +167,7 @@ def _sum(values: Tensor, rowptr: Tensor, col: Tensor) -> Tensor:
 
 
 def pick_rows(rowptr: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Where the entries of some rows of a CSR matrix stand, and the ``rowptr`` of the matrix of these rows alone.
-
-    >>> pick_rows(torch.tensor([0, 2, 3, 5]), torch.tensor([2, 0]))
-    (tensor([3, 4, 0, 1]), tensor([0, 2, 4]))
-    """
+    """Where the entries of some rows of a CSR matrix stand, and the ``rowptr`` of the matrix of these rows alone."""
     start, count = rowptr[rows], rowptr.diff()[rows]
     end = count.cumsum(0)
     entries = torch.arange(int(count.sum()), device=rows.device) + (start - end + count).repeat_interleave(count)

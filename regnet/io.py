@@ -40,10 +40,9 @@ def read_expression(path: str | Path) -> anndata.AnnData:
     r"""Read an expression matrix.
 
     Args:
-        path: a table of genes x cells, ``.csv``, ``.tsv`` or ``.txt``, with ``.gz`` or without: a header with the names of
-            the cells, the names of the genes in the first column, separated by tabs, commas or semicolons, whichever the
-            header has most of. Or AnnData's ``.h5ad`` or ``.zarr`` (cells x genes), or a plain array in ``.zarr``
-            (genes x cells), whose genes and cells are numbered; the matrices of these stay on disk.
+        path: a table of genes x cells, ``.csv``, ``.tsv`` or ``.txt``, with ``.gz`` or without: cells in the header, genes
+            in the first column, tabs, commas or semicolons between. Or AnnData's ``.h5ad`` or ``.zarr`` (cells x genes), or
+            a plain array in ``.zarr`` (genes x cells, which are numbered); the matrices of these stay on disk.
 
     Returns:
         ``AnnData`` (cells x genes) with the names of cells and genes; in float64 from a table, else a Dask array. Names are
@@ -51,8 +50,8 @@ def read_expression(path: str | Path) -> anndata.AnnData:
 
     Raises:
         OSError: there is no such file.
-        ValueError: an unknown suffix; a damaged or empty file; no header; rows of unequal length; an entry that is missing,
-            not a number or not finite; a gene without a name of its own. Damage inside a matrix on disk shows in its use.
+        ValueError: an unknown suffix; a damaged or empty file; no header; an entry that is no finite number; a gene
+            without a name of its own. Damage inside a matrix on disk shows in its use.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -82,12 +81,11 @@ def read_network(path: str | Path, *, genes: Sequence[str] | None = None) -> Net
     r"""Read edges, regulator -> target.
 
     Args:
-        path: a table separated by tabs, commas or semicolons, with ``.gz`` or without. Its columns are ``Gene1`` and
-            ``Gene2``, ``TF`` and ``Target``, ``source`` and ``target``, ``regulator`` and ``target``, ``TF_gene`` and
-            ``Target_gene``, or ``from`` and ``to``, ignoring case; or else the first two. A column ``Label`` holds 1 for an
-            edge and 0 for a pair that is none.
-        genes: those of the expression. Where no columns have such names, the first line is a header unless both of its
-            names are among them; without ``genes``, it is an edge.
+        path: a table separated by tabs, commas or semicolons, with ``.gz`` or without. The regulator's column is called
+            ``Gene1``, ``TF``, ``source``, ``regulator``, ``TF_gene`` or ``from``, the target's ``Gene2``, ``target``,
+            ``Target_gene`` or ``to``, ignoring case; else they are the first two. A column ``Label`` holds 1 for an edge and
+            0 for a pair that is none.
+        genes: those of the expression, by which a first line of two genes is told from a header.
 
     Returns:
         The table, with columns ``source`` and ``target``, for :func:`regnet.make_dataset`, and notices on how it was read.
@@ -159,11 +157,7 @@ def read_names(path: str | Path) -> list[str]:
 
 
 def dataset_name(path: str | Path) -> str:
-    """Name of an expression file without its folder and suffix.
-
-    >>> dataset_name("some/where/blood.v2.csv.gz")
-    'blood.v2'
-    """
+    """Name of an expression file without its folder and suffix."""
     name = Path(path).name
     return next((name[: -len(suffix)] for suffix in _SUFFIXES if name.lower().endswith(suffix)), name)
 

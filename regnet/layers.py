@@ -142,9 +142,6 @@ def as_function(layer: Layer) -> Callable[[Tensor, Tensor], Tensor]:
 
     A ``Linear`` or ``Sequential`` gets the concatenation ``[x, m]``; a ``SAGEConv`` gets each mean as the only neighbour of
     its gene; anything else is taken to be ``g(x, m)`` already.
-
-    >>> as_function(SAGEConv(3, 2))(torch.ones(5, 3), torch.zeros(5, 3)).shape
-    torch.Size([5, 2])
     """
     name = type(layer).__name__
     if not callable(layer):

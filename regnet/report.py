@@ -25,10 +25,7 @@ from regnet.training import Pretrained
 from regnet.writing import write_files
 
 SHRINKAGE_FILES = ("shrinkage.csv", "shrinkage_vs_degree.png", "shrinkage_hist.png", "shrinkage_vs_expr.png")
-"""What :func:`regnet.report.write_shrinkage` writes."""
-
 REPORT_FILES = ("regnet_pretrained.pth", "metrics.json", "settings.json", "train_edges.csv", *SHRINKAGE_FILES)
-"""What :func:`regnet.report.write_report` writes."""
 
 
 def shrinkage_table(layer: Layer, data: Data, edge_index: Tensor | None = None) -> pd.DataFrame:
@@ -36,10 +33,8 @@ def shrinkage_table(layer: Layer, data: Data, edge_index: Tensor | None = None) 
 
     Args:
         layer: see :func:`regnet.sensitivities_on_graph`.
-        data: ``x`` (genes, cells), a tensor or a Dask array, and where it has them ``gene_names`` (else numbers) and
-            ``is_tf`` (else the genes with targets).
-        edge_index: the graph that the layer averages over, regulator -> target, shape (2, edges); that of ``data`` where
-            none is given.
+        data: ``x`` (genes, cells), a tensor or a Dask array; ``gene_names`` (else numbers), ``is_tf`` (else regulators).
+        edge_index: the graph that the layer averages over, shape (2, edges); by default that of ``data``.
 
     Returns:
         A table with one row a gene and the columns ``gene``, ``in_degree``, ``mean_expression`` (unit of ``x``),
@@ -115,18 +110,7 @@ def model_table(model: RegNet, data: Data, layer: int = 0) -> pd.DataFrame:
 
 
 def write_report(folder: str | Path, trained: Pretrained, data: Data) -> None:
-    """Write :data:`REPORT_FILES`: a trained model, its metrics, settings, graph by name and table, and three figures.
-
-    None is ever half written. Runs that may write to one folder at once need :func:`regnet.writing.output_lock`.
-
-    Args:
-        folder: made where it does not exist.
-        trained: from :func:`regnet.pretrain`; the first GraphSAGE layer is reported.
-        data: what it was trained on.
-
-    Raises:
-        OSError: the folder cannot be made or written to, or its disk is full; what was there stays as it was.
-    """
+    """Write REPORT_FILES of a trained model, none of them half; runs into one folder need ``regnet.writing.output_lock``."""
     table = shrinkage_table(_aggregator(trained.model, 0), data, trained.edge_index)
     sources, targets = (table["gene"].to_numpy()[genes] for genes in trained.edge_index.cpu())
     files: dict[str, bytes | memoryview] = {
@@ -139,15 +123,7 @@ def write_report(folder: str | Path, trained: Pretrained, data: Data) -> None:
 
 
 def write_shrinkage(folder: str | Path, table: pd.DataFrame) -> None:
-    """Write :data:`SHRINKAGE_FILES`, the table and the note's three figures, as :func:`write_report` does.
-
-    Args:
-        folder: made where it does not exist.
-        table: from :func:`regnet.shrinkage_table`.
-
-    Raises:
-        OSError: the folder cannot be made or written to, or its disk is full; what was there stays as it was.
-    """
+    """Write SHRINKAGE_FILES, the table and the note's three figures, as ``write_report`` does."""
     write_files(Path(folder), _shrinkage_files(table))
 
 

@@ -68,8 +68,7 @@ def pretrain(
     .. math:: L = \mathrm{BCE} + 10^{-2}\,\mathrm{KL} + 0.1\,\mathrm{MSE}_\mathrm{reconstruction}
 
     with Adam at :math:`10^{-3}`, the first epoch with the best validation AUPRC kept. Every epoch draws supervision edges
-    from the training edges, passes messages along the others, and learns to tell the former from as many random training
-    non-edges: a supervision edge that passed messages would give itself away.
+    from the training edges, passes messages along the others, and tells the former from as many random non-edges.
 
     Args:
         data: ``x`` (genes, cells) and ``edge_index`` (regulator -> target); the model computes in the dtype of ``x``.
@@ -77,21 +76,18 @@ def pretrain(
         max_epochs: passes over the graph, those before an interruption included; a resumed training may be given more.
         hidden_share: share of the training edges that an epoch supervises; with 0 all are supervised and pass messages.
         structural: add a term to the score that starts as the logistic regression on :func:`regnet.structure.pair_features`.
-        checkpoint: a file that keeps all that is needed to go on, from the start and after every epoch, so that the training
-            may be killed at any moment; remove it once the result is safe.
+        checkpoint: a file that keeps, after every epoch, all that is needed to go on; remove it once the result is safe.
         resume: go on from ``checkpoint``, to exactly the result of an uninterrupted training (same versions and number of
             threads), or begin where there is none. Without it, the file is replaced.
-        progress: show a bar over the epochs, with the validation AUPRC, on the standard error stream.
+        progress: show a bar over the epochs on the standard error stream.
 
     Returns:
         :class:`Pretrained`.
 
     Raises:
-        TypeError, ValueError: data that cannot be used, are not on the CPU, or are too few to leave an edge each for
-            validation and test; a checkpoint that is damaged, of other settings or of more epochs; or training diverges, as
-            on raw counts, which also removes the checkpoint.
+        TypeError, ValueError: data that cannot be used, are not on the CPU, or too few to split; a checkpoint that is
+            damaged, of other settings or of more epochs; or training diverges, as on raw counts.
         OSError: the checkpoint cannot be written; the one before it stays.
-        RuntimeError: too little memory, of which PyTorch takes several matrices of genes x genes.
 
     References:
         Section 3 of the note.
