@@ -58,8 +58,6 @@ def posterior_mean(x: Tensor, m: Tensor, weight: Tensor | float) -> Tensor:
     Raises:
         TypeError, ValueError: shapes differ, an entry is not finite, or a weight lies outside [0, 1].
 
-    References:
-        Section 1 of the note.
 
     >>> posterior_mean(torch.tensor([[4.0]]), torch.tensor([[0.0]]), 0.75)
     tensor([[3.]])

@@ -1,9 +1,8 @@
 r"""Matrices larger than memory, on Dask.
 
-Everything that :mod:`regnet.engine` takes from the expression matrix is a sum over cells: with :math:`b` running over blocks
-of cells, :math:`x W^\top = \sum_b x_b W_b^\top`. One pass over the blocks, read from disk a few at a time, adds up arrays of
-genes x 2 hidden; what follows is the same code as in memory. On threads nothing has to be set up; where a
-``dask.distributed.Client`` is active the same calls run on its workers.
+What :mod:`regnet.engine` takes from the expression matrix is a sum over blocks of cells,
+:math:`x W^\top = \sum_b x_b W_b^\top`: one pass adds up arrays of genes x 2 hidden, on threads or, where a
+``dask.distributed.Client`` is active, on its workers.
 """
 
 from __future__ import annotations

@@ -1,8 +1,4 @@
-"""Named data sets, and data sets from your own expression and edges.
-
-A data set is a ``Data`` of PyTorch Geometric with ``x`` (genes x cells), ``edge_index`` (regulator -> target),
-``gene_names``, ``is_tf`` and ``name``.
-"""
+"""Named data sets, and data sets from your own expression and edges."""
 
 from __future__ import annotations
 

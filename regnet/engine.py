@@ -2,8 +2,7 @@ r"""Eqs. (3) and (4) for every gene of a graph, from one product with the data.
 
 Averaging over regulators, :math:`m = \bar A x`, is linear, so :math:`m W^\top = \bar A (x W^\top)`. One dense product
 :math:`y = x\,[W_x\ W_m]^\top`, genes x 2 hidden, and one sparse product :math:`\bar A y` therefore give the pre-activations
-and :math:`W\delta = y - \bar A y` of all genes: neither :math:`m` nor :math:`\delta` is formed. For a matrix in memory the
-product is here, for one on Dask in :mod:`regnet.blockwise`; what follows it is the same.
+and :math:`W\delta = y - \bar A y` of all genes: neither :math:`m` nor :math:`\delta` is formed.
 """
 
 from __future__ import annotations
@@ -60,8 +59,6 @@ def sensitivities_on_graph(layer: Layer, x: Tensor | Array, edge_index: Tensor) 
     Raises:
         TypeError, ValueError: see :func:`regnet.sensitivities` and :func:`regnet.in_degree`.
 
-    References:
-        Sections 3 and 4 of the note.
 
     >>> layer = torch.nn.Linear(2, 1, bias=False)
     >>> layer.weight.data = torch.tensor([[0.25, 0.75]])
@@ -76,7 +73,8 @@ def sensitivities_on_graph(layer: Layer, x: Tensor | Array, edge_index: Tensor) 
             if not isinstance(matrix, InMemory):
                 raise
             return matrix.through_jvp(layer, graph)
-        return _from_products(weights, *matrix.products(weights), graph, matrix)
+        products, row_lengths = matrix.products(weights)
+        return _from_products(weights, products, row_lengths, graph, matrix)
 
 
 def effective_weight_on_graph(layer: Layer, x: Tensor | Array, edge_index: Tensor) -> Tensor:
@@ -89,8 +87,6 @@ def effective_weight_on_graph(layer: Layer, x: Tensor | Array, edge_index: Tenso
     Returns:
         Shape (genes,); NaN for genes without regulators and genes equal to their mean.
 
-    References:
-        Section 4 of the note.
 
     >>> layer = torch.nn.Linear(2, 1, bias=False)
     >>> layer.weight.data = torch.tensor([[0.25, 0.75]])
@@ -135,7 +131,7 @@ def _from_products(w: LayerWeights, products: Tensor, row_lengths: Tensor, graph
         genes = slice(start, start + _GENES_AT_ONCE)
         own, mean = products[genes], graph.rows(start, start + _GENES_AT_ONCE).mean(products)
         mask = w.mask(own[:, :hidden] + mean[:, hidden:] + w.bias).repeat(1, 2)
-        delta = mask * (own - mean)  # W delta of the active units
+        delta = mask * (own - mean)  # W delta of the active units, of which W2 makes A delta and B delta
         # Where a gene almost equals its mean, as far as the output sees, the difference has lost its digits.
         left, before = delta.norm(dim=1), (mask * own).norm(dim=1)
         lost = ~(undefined[genes] | (left > torch.maximum(1e-2 * before, smallest[genes])))
@@ -197,7 +193,7 @@ class InMemory:
 
     def _rows(self, genes: Tensor) -> Tensor:
         """Some rows of the matrix, dense, in float64."""
-        x = self.x
+        x: Tensor = self.x
         if x.layout == torch.strided:
             return x[genes].double()
         entries, rowptr = pick_rows(x.crow_indices(), genes)

@@ -45,12 +45,7 @@ _STYLE = {
 def use_style() -> None:
     """Set matplotlib's defaults to the book's style: white background, one palette, text as large as the page's.
 
-    References:
-        Okabe and Ito (2008) for the colours, which colour-blind readers can tell apart.
-
-    >>> use_style()
-    >>> plt.rcParams["axes.spines.top"]
-    False
+    The colours are those of Okabe and Ito (2008), which colour-blind readers can tell apart.
     """
     plt.rcParams.update(_STYLE)
 
@@ -63,10 +58,7 @@ def shrinkage_vs_degree(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
     Args:
         table: from :func:`regnet.shrinkage_table`.
-        ax: axes to draw in; by default those of a new figure.
-
-    Returns:
-        The axes.
+        ax: axes to draw in, which are returned; by default those of a new figure.
 
     References:
         Section 8 of the note.

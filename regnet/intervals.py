@@ -52,8 +52,7 @@ def bootstrap_interval(
 ) -> Interval:
     r"""95 % percentile interval of a statistic over resampled rows, e.g. genes.
 
-    The ends are the 0.025 and 0.975 quantiles of the statistic over *B* draws of *n* rows with replacement. Rows count as
-    independent: genes that share regulators are not, and the interval is then too narrow.
+    Rows count as independent: genes that share regulators are not, and the interval is then too narrow.
 
     Args:
         statistic: takes the resampled columns and returns a number, or an array of one shape.

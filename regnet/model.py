@@ -83,7 +83,7 @@ class GatedAttention(nn.Module):
 
 
 class GaussianEncoder(nn.Module):
-    """Mean and log-variance of the latent normal. Shapes: (genes, channels) -> twice (genes, latent_channels)."""
+    """Mean and log-variance of the latent normal: (genes, channels) -> twice (genes, latent_channels)."""
 
     def __init__(self, channels: int, latent_channels: int) -> None:
         super().__init__()

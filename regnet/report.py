@@ -6,7 +6,7 @@ import json
 from copy import copy
 from io import BytesIO
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -115,8 +115,8 @@ def write_report(folder: str | Path, trained: Pretrained, data: Data) -> None:
     sources, targets = (table["gene"].to_numpy()[genes] for genes in trained.edge_index.cpu())
     files: dict[str, bytes | memoryview] = {
         "regnet_pretrained.pth": to_bytes(trained.model.state_dict()),
-        "metrics.json": _json(trained.metrics),
-        "settings.json": _json(trained.settings),
+        "metrics.json": (json.dumps(trained.metrics, indent=2) + "\n").encode(),
+        "settings.json": (json.dumps(trained.settings, indent=2) + "\n").encode(),
         "train_edges.csv": pd.DataFrame({"TF": sources, "Target": targets}).to_csv(index=False).encode(),
     }
     write_files(Path(folder), files | _shrinkage_files(table))
@@ -151,10 +151,6 @@ def _shrinkage_files(table: pd.DataFrame) -> dict[str, bytes]:
                 plt.close(figure)
             files[f"{draw.__name__}.png"] = picture.getvalue()
     return files
-
-
-def _json(values: dict[str, Any]) -> bytes:
-    return (json.dumps(values, indent=2) + "\n").encode()
 
 
 def _aggregator(model: RegNet, layer: int) -> MLPAggregator:

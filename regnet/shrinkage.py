@@ -1,7 +1,6 @@
 r"""Eqs. (3)-(5): how strongly a layer :math:`h = g(x, m)` responds to its two inputs along :math:`\delta = x - m`.
 
-A layer is any callable ``g(x, m)`` that treats the rows of its two inputs, (genes, features) each,
-independently. Those that :mod:`regnet.layers` can read are treated exactly, without a derivative.
+A layer is any callable ``g(x, m)`` that treats the rows of its two inputs, (genes, features) each, independently.
 """
 
 from __future__ import annotations
@@ -40,11 +39,6 @@ class Sensitivities:
         """
         # As a ratio, so that sensitivities of 1e-30 or 1e30 neither vanish nor overflow in a sum.
         return 1 / (1 + self.neighbor_sensitivity / self.self_sensitivity)
-
-    @property
-    def num_undefined(self) -> int:
-        """How many genes have no weight."""
-        return int(self.weight.isnan().sum())
 
 
 class LocalAffine(NamedTuple):
@@ -87,9 +81,6 @@ def sensitivities(
         TypeError: ``"exact"`` and the layer is of no kind that :mod:`regnet.layers` reads; or dtypes differ.
         ValueError: unusable options, shapes or devices that differ, entries that are not finite, or a layer of other width.
 
-    References:
-        Sections 4 and 5 of the note.
-
     >>> layer = torch.nn.Linear(4, 2, bias=False)
     >>> layer.weight.data = torch.cat([0.25 * torch.eye(2), 0.75 * torch.eye(2)], dim=1)
     >>> s = sensitivities(layer, torch.tensor([[3.0, 4.0]]), torch.zeros(1, 2))
@@ -130,9 +121,6 @@ def effective_weight(layer: Layer, x: Tensor, m: Tensor, method: Method = "exact
     Returns:
         Shape (genes,); NaN where undefined (:math:`x_i = m_i`, or no response to either input). A gene without regulators
         has ``m = 0`` by convention, which this function cannot see: use :func:`effective_weight_on_graph`.
-
-    References:
-        Section 4 of the note.
 
     >>> layer = torch.nn.Linear(4, 2, bias=False)
     >>> layer.weight.data = torch.cat([0.25 * torch.eye(2), 0.75 * torch.eye(2)], dim=1)
@@ -191,8 +179,6 @@ def kink_distance(layer: Layer, x: Tensor, m: Tensor) -> KinkDistance:
     Returns:
         :class:`KinkDistance`, units of ``x``; infinite where no unit ever switches, NaN where :math:`x_i = m_i`.
 
-    References:
-        Section 5 of the note.
 
     >>> layer = torch.nn.Sequential(torch.nn.Linear(2, 1), torch.nn.ReLU(), torch.nn.Linear(1, 1))
     >>> layer[0].weight.data, layer[0].bias.data = torch.tensor([[-1.0, 2.0]]), torch.tensor([3.0])
@@ -281,13 +267,9 @@ def _finite_differences(
     """Eq. (5) before its norms, times the length of delta."""
     length = lengths(delta)[:, None]
     step = eps * delta / torch.where(length > 0, length, 1)
-    if central:
-        toward_x = (g(x + step, m) - g(x - step, m)) / (2 * eps)
-        toward_m = (g(x, m + step) - g(x, m - step)) / (2 * eps)
-    else:
-        start = g(x, m)
-        toward_x = (g(x + step, m) - start) / eps
-        toward_m = (g(x, m + step) - start) / eps
+    back_x, back_m = (g(x - step, m), g(x, m - step)) if central else (g(x, m),) * 2
+    width = (2 if central else 1) * eps
+    toward_x, toward_m = (g(x + step, m) - back_x) / width, (g(x, m + step) - back_m) / width
     check_rows(toward_x, x)
     return toward_x * length, toward_m * length
 
