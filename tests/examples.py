@@ -14,9 +14,9 @@ def close(got, expected, rtol=1e-10, atol=1e-13):
     torch.testing.assert_close(got.detach(), expected.detach(), rtol=rtol, atol=atol, equal_nan=True)
 
 
-def mlp(cells=4, hidden=16, out=5, seed=0, bias=True):
+def mlp(cells=4, hidden=16, out=5, seed=0, bias=True, activation=nn.ReLU):
     torch.manual_seed(seed)
-    return nn.Sequential(nn.Linear(2 * cells, hidden, bias=bias), nn.ReLU(), nn.Linear(hidden, out, bias=bias)).double()
+    return nn.Sequential(nn.Linear(2 * cells, hidden, bias=bias), activation(), nn.Linear(hidden, out, bias=bias)).double()
 
 
 def linear(A, B):

@@ -1,11 +1,8 @@
-"""What goes wrong outside the program: kills, full and read-only disks, broken downloads, two runs at once."""
+"""What goes wrong outside the program: kills, full and read-only disks, two runs at once."""
 
 from __future__ import annotations
 
 import errno
-import gc
-import gzip
-import hashlib
 import json
 import os
 import pydoc
@@ -14,10 +11,8 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pandas as pd
@@ -26,7 +21,6 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-import regnet.data
 from regnet import RegNet, training
 from regnet.checkpoint import load_checkpoint
 from regnet.cli import app
@@ -34,7 +28,6 @@ from regnet.report import REPORT_FILES
 from regnet.writing import output_lock
 
 EPOCHS = 20
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 
 # The command line in a process that can be killed. Importing takes seconds, so one process imports, and forks one child for
 # each command that it reads; a child writes down every epoch that it has trained, before it is kept.
@@ -104,11 +97,11 @@ class Forks:
             code = self.ask(None, "ended")
         return code
 
-    def ask(self, question, answer):
+    def ask(self, question, expected):
         self.process.stdin.write(json.dumps(question) + "\n")
         self.process.stdin.flush()
         word, value = self.process.stdout.readline().split()
-        assert word == answer
+        assert word == expected
         return int(value)
 
     def trained(self):
@@ -238,7 +231,7 @@ def test_a_killed_training_loses_at_most_one_epoch_and_no_file(
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_during_a_training_is_answered_with_how_to_go_on(number, code, forks, own_files, uninterrupted, tmp_path):
+def test_a_signal_during_a_training_is_reported_with_how_to_go_on(number, code, forks, own_files, uninterrupted, tmp_path):
     expected, _ = uninterrupted
     command = ["pretrain", *own_files, "--epochs", EPOCHS, "--out", tmp_path / "o"]
     forks.notes.unlink(missing_ok=True)
@@ -407,182 +400,3 @@ def test_a_folder_in_the_place_of_an_output_is_found_before_the_first_is_replace
     old = contents(Path("o"))
     assert_one_line(run(*command, "--force"), "cannot write to o (shrinkage_vs_expr.png is a folder)")
     assert contents(Path("o")) == old
-
-
-# downloads
-
-
-FILES = {
-    "toy/expression.csv.gz": gzip.compress(b"gene,c1,c2\nTfa,1.0,2.0\nGeneB,0.0,4.0\n", mtime=0),
-    "toy/near/network.csv": b"Gene1,Gene2\nTFA,GENEB\n",
-    "toy/near/tfs.csv": b",TF,index\n0,TFA,0\n",
-}
-
-
-def well(handler, body):
-    send(handler, 200, body, len(body))
-
-
-def cut_off(handler, body):
-    send(handler, 200, body[:9], len(body))
-
-
-def stalls(handler, body):
-    cut_off(handler, body)
-    handler.server.over.wait(10)
-
-
-def tampered(handler, body):
-    send(handler, 200, body[::-1], len(body))
-
-
-def empty(handler, body):
-    send(handler, 200, b"", 0)
-
-
-def not_there(handler, body):
-    send(handler, 404, b"no such page", 12)
-
-
-def out_of_order(handler, body):
-    send(handler, 500, b"try later", 9)
-
-
-def send(handler, status, body, length):
-    handler.send_response(status)
-    handler.send_header("Content-Length", str(length))
-    handler.end_headers()
-    handler.wfile.write(body)
-    handler.wfile.flush()
-
-
-@pytest.fixture
-def server(monkeypatch, tmp_path):
-    """Answers as `behaviours` say, one a request and the last for ever; an empty folder is the cache."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
-            http.requests += 1
-            behave = http.behaviours.pop(0) if len(http.behaviours) > 1 else http.behaviours[0]
-            behave(self, FILES[self.path[1:]])
-
-        def log_message(self, *_):
-            pass
-
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    http.behaviours, http.requests, http.over = [well], 0, threading.Event()
-    http.cache = tmp_path / "cache"
-    thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    register(tmp_path, f"http://127.0.0.1:{http.server_address[1]}")
-    monkeypatch.setattr(regnet.data, "_REGISTRY", tmp_path / "registry.txt")
-    monkeypatch.setattr("pooch.core.time.sleep", lambda _: None)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(http.cache))
-    for variable in ("REGNET_DATA_DIR", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.delenv(variable, raising=False)
-    yield http
-    http.over.set()
-    http.shutdown()
-    thread.join()
-    http.server_close()
-    gc.collect()  # here, where it is allowed that pooch leaves the answer of a server that refuses open
-
-
-def downloaded(server):
-    return {path: content for path, content in contents(server.cache).items() if content is not None}
-
-
-def register(folder, address):
-    lines = [
-        f"{name} sha256:{hashlib.sha256(body).hexdigest()} {address}/{name} {len(body)}" for name, body in FILES.items()
-    ]
-    (folder / "registry.txt").write_text("\n".join(lines) + "\n")
-
-
-@pytest.mark.parametrize(
-    ("behave", "reason"),
-    [
-        (cut_off, "IncompleteRead"),
-        (stalls, "Read timed out"),
-        (tampered, "SHA256 hash of downloaded file (expression.csv.gz) does not match the known hash"),
-        (empty, "does not match the known hash"),
-        (not_there, "404"),
-        (out_of_order, "500"),
-    ],
-)
-def test_a_download_that_fails_leaves_no_file_and_says_what_to_do(behave, reason, server, run, monkeypatch):
-    if behave is stalls:
-        monkeypatch.setattr(regnet.data, "_TIMEOUT", 0.2)
-    server.behaviours = [behave]
-    result = run("pretrain", "toy-near", "--out", "o")
-    assert_one_line(
-        result, "toy/expression.csv.gz", reason, "nothing of it was kept; try again later, or put it into a folder"
-    )
-    assert server.requests == 2, "it is tried once more"
-    assert downloaded(server) == {} and not Path("o").exists()
-
-
-@pytest.mark.parametrize("behave", [cut_off, tampered, out_of_order])
-def test_a_failure_that_passes_is_not_noticed(behave, server):
-    server.behaviours = [behave, well]
-    assert regnet.data.fetch("toy/near/tfs.csv").read_bytes() == FILES["toy/near/tfs.csv"]
-    assert server.requests == 2
-    assert [Path(name).name for name in downloaded(server)] == ["tfs.csv"]
-
-
-def test_a_failed_file_does_not_take_those_that_are_there_with_it(server):
-    regnet.data.fetch("toy/near/tfs.csv")
-    server.behaviours = [not_there]
-    with pytest.raises(OSError, match=r"network\.csv could not be downloaded from http://127\.0\.0\.1"):
-        regnet.data.fetch("toy/near/network.csv")
-    assert [Path(name).name for name in downloaded(server)] == ["tfs.csv"]
-
-
-def test_a_cache_that_cannot_be_written_to_is_named(server):
-    server.cache.write_text("in the way")
-    with pytest.raises(OSError, match=r"tfs\.csv could not be downloaded .* to .*cache.*put it into a folder"):
-        regnet.data.fetch("toy/near/tfs.csv")
-
-
-TWO_AT_ONCE = """
-import os, sys, time
-from pathlib import Path
-import regnet.data
-regnet.data._REGISTRY = Path(sys.argv[1])
-make = os.makedirs
-
-def slowly(*args, **kwargs):  # so that both make the same folders at the same moment
-    time.sleep(0.3)
-    make(*args, **kwargs)
-
-os.makedirs = slowly
-children = []
-for _ in range(2):
-    child = os.fork()
-    if not child:
-        try:
-            assert regnet.data.load_dataset("toy-near").x.tolist() == [[1, 2], [0, 4]]
-        except BaseException as error:
-            print(repr(error), file=sys.stderr, flush=True)
-            os._exit(1)
-        os._exit(0)
-    children.append(child)
-sys.exit(sum(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children))
-"""
-
-
-@pytest.mark.slow
-def test_two_processes_fill_one_empty_cache_at_once(server, tmp_path):
-    both = threading.Barrier(2, timeout=60)
-
-    def for_both_at_once(handler, body):
-        if body == FILES["toy/expression.csv.gz"]:
-            both.wait()
-        well(handler, body)
-
-    server.behaviours = [for_both_at_once]
-    command = [sys.executable, "-c", TWO_AT_ONCE, tmp_path / "registry.txt"]
-    result = subprocess.run(command, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    cached = {str(Path(name).relative_to("regnet")): body for name, body in downloaded(server).items()}
-    assert cached == FILES

@@ -14,7 +14,7 @@ import pytest
 import torch
 import zarr
 from examples import refused
-from hypothesis import assume, example, given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy.sparse import csc_matrix, csr_matrix
 
@@ -110,7 +110,6 @@ def test_cells_may_be_called_anything(write, cells):
         (gzip.compress(b"", mtime=0), ["file is empty"]),
         (b"\x1f\x8b nonsense", ["expected a table in UTF-8"]),
         (b"PK\x03\x04\x14\x00\x06\x00", ["a NUL character", "save it as CSV in UTF-8"]),
-        (b"\x89HDF\r\n\x1a\n", ["save it as CSV in UTF-8"]),
         (b"BZh91AY&SY\xe2\x00", ["save it as CSV in UTF-8"]),
         ("g,c1,c2\nA,1,2\nB,1\n", ["gene 'B'", "column 'c2'", "got ''"]),
         ("g,c1,c2\n\nA,1,2\nB,1,2,3\n", ["Expected 3 fields in line 4, saw 4"]),
@@ -124,11 +123,8 @@ def test_cells_may_be_called_anything(write, cells):
         ('"c1" "c2"\n"A" 1 2\n', ["separated by tabs, commas or semicolons"]),
         ("g;c1;c2\nA;1,5;2\n", ["gene 'A'", "'1,5'", "write decimal points"]),
         ("g,c1,c2\nA,1,5,2,5\n", ["expected 3 fields, saw 5"]),
-        ("gene,c1,c2,\nA,1,2,\n", ["does the line end with a separator?"]),
         ("gene,c1,c2\nA,1,2,\n", ["does the line end with a separator?"]),
         ('gene,c1\n"A,1\nB,2\n', ["quotation mark"]),
-        ('gene,"c1\nA,1\n', ["quotation mark"]),
-        ('gene,c1\nA,"1\n', ["quotation mark"]),
         (f'gene,"{"c" * 200_000}\nA,1\n', ["quotation mark"]),
         ("A,1.5,2\nB,3,4\n", ["expected a header", "values of a gene, A"]),
         ("A,0,3,0\nB,1,0,0\n", ["expected a header"]),
@@ -142,23 +138,17 @@ def test_what_is_wrong_with_a_table_is_said(write, text, words):
     refused(lambda: read_expression(path), str(path), *words)
 
 
-@pytest.mark.parametrize(
-    "entry", ["1_000", "0x10", "TRUE", "1+2j", "1 000", "1d5", "#DIV/0!", "\u22121", "'1'", "1e", "high"]
-)
-@pytest.mark.parametrize("other", ["3", "FALSE"])
-def test_what_is_no_number_is_refused_with_its_place(write, entry, other):
-    path = write("x.csv", f"gene,c1,c2\nA,1,2\nB,{entry},5\n")
-    refused(
-        lambda: read_expression(path), f"gene 'B' in column 'c1' must be a finite number; got {entry!r}", "gene or the cell"
-    )
-    path = write("x.csv", f"gene,c1,c2\nA,2,{entry}\nB,5,{other}\n")
-    refused(lambda: read_expression(path), "gene 'A' in column 'c2' must be a finite number; got")
+MISSING = ["", "NA", "nan", "#N/A", "inf", "-Infinity", "1e400"]
+TEXT = ["1_000", "0x10", "TRUE", "1+2j", "1 000", "1d5", "#DIV/0!", "\u22121", "'1'", "1e", "high"]
 
 
-@pytest.mark.parametrize("entry", ["", "NA", "nan", "#N/A", "inf", "-Infinity", "1e400"])
-def test_what_is_missing_or_infinite_is_refused_with_its_place(write, entry):
+@pytest.mark.parametrize("entry", MISSING + TEXT)
+def test_what_is_no_finite_number_is_refused_with_its_place(write, entry):
     path = write("x.csv", f"gene,c1,c2\nA,1,2\nB,{entry},5\n")
     refused(lambda: read_expression(path), "gene 'B' in column 'c1' must be a finite number; got", "impute it, or drop")
+    for other in ("3", "FALSE"):
+        write("x.csv", f"gene,c1,c2\nA,2,{entry}\nB,5,{other}\n")
+        refused(lambda: read_expression(path), "gene 'A' in column 'c2' must be a finite number; got")
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32", "latin-1"])
@@ -187,24 +177,12 @@ def test_a_folder_in_place_of_a_file_is_said(tmp_path, name):
     refused(lambda: read_expression(tmp_path / name), name, "irectory", error=(IsADirectoryError, ValueError))
 
 
-def test_a_table_that_is_cut_off_is_refused_unless_a_number_is_left(write):
-    lines = TABLE.splitlines(keepends=True)
-    for cut in range(len(TABLE)):
-        try:
-            genes, _, values = content(read_expression(write("x.csv", TABLE[:cut])))
-        except ValueError:
-            continue
-        rows = len(genes)
-        assert genes == ["A", "B", "C"][:rows] and values[:-1] == VALUES[: rows - 1]
-        whole = lines[rows].rstrip("\n").split(",")
-        left = TABLE[:cut].splitlines()[rows].split(",")
-        assert left[:-1] == whole[:-1] and whole[-1].startswith(left[-1]), "at most the last number has lost digits"
-
-
-def test_a_gzip_file_that_is_cut_off_is_refused_wherever(write):
+def test_a_gzip_file_that_is_cut_off_or_damaged_is_refused(write):
     whole = gzip.compress((TABLE + "".join(f"G{k},{k},{k * k}\n" for k in range(60))).encode(), mtime=0)
-    for cut in range(len(whole)):
-        refused(lambda cut=cut: read_expression(write("x.csv.gz", whole[:cut])), "x.csv.gz")
+    for place in range(10, len(whole), 7):  # behind the header
+        damaged = whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :]
+        for text in (whole[:place], damaged):
+            refused(lambda text=text: read_expression(write("x.csv.gz", text)), "x.csv.gz")
 
 
 LETTERS = '\t,;\n\r "0123456789.eE+-_naifAß\0\ufeff'
@@ -218,19 +196,7 @@ def spelled_out(text):
     return [row[0].strip() for row in rows], [[float(entry) for entry in row[1:]] for row in rows]
 
 
-@given(
-    edits=st.lists(
-        st.tuples(st.integers(0, len(TABLE)), st.integers(0, 4), st.text(LETTERS, max_size=4)), min_size=1, max_size=4
-    )
-)
-@example(edits=[(20, 0, "\r")])
-@example(edits=[(14, 3, "1_0")])
-@example(edits=[(14, 3, "1\0")])
-def test_an_altered_table_is_read_as_it_stands_or_refused(tmp_path_factory, edits):
-    text = TABLE
-    for place, length, new in edits:
-        text = text[:place] + new + text[place + length :]
-    path = tmp_path_factory.getbasetemp() / "altered.csv"
+def stands_or_is_refused(path, text):
     path.write_bytes(text.encode())
     try:
         genes, cells, values = content(read_expression(path))
@@ -239,8 +205,27 @@ def test_an_altered_table_is_read_as_it_stands_or_refused(tmp_path_factory, edit
         return
     assert np.isfinite(values).all() and len(set(genes)) == len(genes) == len(values)
     assert len(values[0]) == len(cells)
-    assume('"' not in text)
-    assert spelled_out(text.removeprefix("\ufeff")) == (genes, values)
+    if '"' not in text:
+        assert spelled_out(text.removeprefix("\ufeff")) == (genes, values)
+
+
+EDIT = st.tuples(st.integers(0, len(TABLE)), st.integers(0, 4), st.text(LETTERS, max_size=4))
+
+
+@given(edits=st.lists(EDIT, min_size=1, max_size=4))
+@example(edits=[(20, 0, "\r")])
+@example(edits=[(14, 3, "1_0")])
+@example(edits=[(14, 3, "1\0")])
+def test_an_altered_table_is_read_as_it_stands_or_refused(tmp_path_factory, edits):
+    text = TABLE
+    for place, length, new in edits:
+        text = text[:place] + new + text[place + length :]
+    stands_or_is_refused(tmp_path_factory.getbasetemp() / "altered.csv", text)
+
+
+def test_a_table_that_is_cut_off_is_read_as_it_stands_or_refused(tmp_path):
+    for cut in range(len(TABLE)):
+        stands_or_is_refused(tmp_path / "x.csv", TABLE[:cut])
 
 
 @given(content=st.binary(max_size=200) | st.binary(max_size=60).map(lambda content: b"\x1f\x8b\x08" + content))
@@ -486,3 +471,7 @@ def test_a_block_of_zarr_that_is_cut_off_is_refused_and_one_that_is_missing_is_z
     refused(lambda: use(opened(path)), "the matrix on disk cannot be read (", "download it again")
     block.unlink()
     assert (to_memory(opened(path)).x == 0).all()
+
+
+def test_a_tensor_stays_as_it_is(tiny_data):
+    assert to_memory(tiny_data) is tiny_data

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 import torch
-from examples import close, dropping, layers, linear, mlp
+from examples import close, dropping, layers, linear, mlp, refused
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -24,6 +25,8 @@ from regnet.shrinkage import (
 )
 
 jacobian = torch.autograd.functional.jacobian
+METHODS = {method: partial(effective_weight, method=method) for method in ("exact", "jvp", "finite-difference")}
+every_weight = pytest.mark.parametrize("weight", [*METHODS.values(), secant_weight], ids=[*METHODS, "secant"])
 
 
 @pytest.fixture
@@ -103,53 +106,38 @@ def test_any_common_map_returns_the_weight_but_unequal_maps_do_not(pair, normal)
     assert (effective_weight(linear(0.3 * Q, 0.7 * R), *pair) - 0.3).abs().max() > 0.01
 
 
-def test_sign_blindness(pair, normal):
+@every_weight
+def test_signs_do_not_matter_and_swapping_the_two_branches_gives_the_complement(weight, pair, normal):
     A, B = normal(6, 4), normal(6, 4)
-    expected = effective_weight(linear(A, B), *pair)
+    expected = weight(linear(A, B), *pair)
     for signs in ((-1, 1), (1, -1), (-1, -1)):
-        close(effective_weight(linear(signs[0] * A, signs[1] * B), *pair), expected)
+        close(weight(linear(signs[0] * A, signs[1] * B), *pair), expected)
+    close(weight(linear(B, A), *pair), 1 - expected)
 
 
-def test_an_orthogonal_output_map_changes_nothing(pair, normal):
-    layer = mlp(out=5)
-    before = sensitivities(layer, *pair)
-    Q = torch.linalg.qr(normal(5, 5))[0]
-    layer[2].weight.data = Q @ layer[2].weight.data
-    after = sensitivities(layer, *pair)
-    close(after.self_sensitivity, before.self_sensitivity)
-    close(after.neighbor_sensitivity, before.neighbor_sensitivity)
+@every_weight
+@pytest.mark.parametrize("factor", [-1.0, 1e-6, 1e6])
+def test_a_factor_a_constant_and_an_orthogonal_map_of_the_output_change_nothing(weight, factor, pair, normal):
+    layer, rotation = mlp(), torch.linalg.qr(normal(5, 5))[0]
+    expected, whole = weight(layer, *pair), layer[2].weight.data
+    layer[2].weight.data, layer[2].bias.data = factor * rotation @ whole, factor * normal(5)
+    close(weight(layer, *pair), expected)
+    layer[2].weight.data = normal(5, 5) @ whole
+    assert (weight(layer, *pair) - expected).abs().max() > 1e-3
 
 
-def test_scaling_the_output_scales_the_sensitivities_and_not_the_weight(pair):
-    layer = mlp()
-    before = sensitivities(layer, *pair)
-    layer[2].weight.data *= 1e5
-    after = sensitivities(layer, *pair)
-    close(after.self_sensitivity, 1e5 * before.self_sensitivity)
-    close(after.weight, before.weight)
-
-
-@pytest.mark.parametrize("c", [1e-6, 3.0, 1e6])
-def test_without_biases_the_unit_of_expression_does_not_matter(c, pair):
+@every_weight
+def test_rotating_the_cells_and_permuting_the_genes_changes_nothing(weight, pair, normal, rng):
     x, m = pair
-    layer = mlp(bias=False)
-    before, after = sensitivities(layer, x, m), sensitivities(layer, c * x, c * m)
-    close(after.self_sensitivity, c * before.self_sensitivity, atol=1e-16)
-    close(after.weight, before.weight)
-
-
-def test_gene_order_and_cell_order_do_not_matter(pair, rng):
-    x, m = pair
-    layer = mlp()
-    expected = effective_weight(layer, x, m)
-    genes, cells = torch.randperm(11, generator=rng), torch.randperm(4, generator=rng)
-    close(effective_weight(layer, x[genes], m[genes]), expected[genes])
-    layer[0].weight.data = layer[0].weight.data[:, torch.cat([cells, cells + 4])]
-    close(effective_weight(layer, x[:, cells], m[:, cells]), expected)
+    layer, rotation, genes = mlp(), torch.linalg.qr(normal(4, 4))[0], torch.randperm(11, generator=rng)
+    expected = weight(layer, x, m)
+    close(weight(layer, x[genes], m[genes]), expected[genes])
+    layer[0].weight.data = torch.cat([half @ rotation for half in layer[0].weight.data.tensor_split(2, dim=1)], dim=1)
+    close(weight(layer, x @ rotation, m @ rotation), expected)
 
 
 def test_the_mask_is_that_of_the_gene_and_counts_only_active_units():
-    """One unit that opens at x > 2: below, no answer; above, the answer of its weights."""
+    """One unit that opens at x > 2: below, no response; above, the response of its weights."""
     layer = nn.Sequential(nn.Linear(2, 1), nn.ReLU(), nn.Linear(1, 1)).double()
     layer[0].weight.data, layer[0].bias.data = torch.tensor([[3.0, 1.0]]).double(), torch.tensor([-6.0]).double()
     layer[2].weight.data = torch.tensor([[2.0]]).double()
@@ -159,24 +147,28 @@ def test_the_mask_is_that_of_the_gene_and_counts_only_active_units():
     assert s.weight.isnan().tolist() == [True, True, False] and s.weight[2] == 0.75
 
 
-def test_a_dead_half_puts_all_weight_on_the_other(pair, normal):
+@every_weight
+def test_a_dead_half_puts_all_weight_on_the_other_and_two_leave_none(weight, pair, normal):
     A = normal(6, 4)
-    assert torch.equal(effective_weight(linear(A, 0 * A), *pair), torch.ones(11).double())
-    assert torch.equal(effective_weight(linear(0 * A, A), *pair), torch.zeros(11).double())
-    assert effective_weight(linear(0 * A, 0 * A), *pair).isnan().all()
+    assert (weight(linear(A, 0 * A), *pair) == 1).all() and (weight(linear(0 * A, A), *pair) == 0).all()
+    assert weight(linear(0 * A, 0 * A), *pair).isnan().all()
+    dead = mlp()
+    dead[0].bias.data.fill_(-1e3)  # no unit is ever active
+    assert weight(dead, *pair).isnan().all()
 
 
-@pytest.mark.parametrize("method", ["exact", "jvp", "finite-difference"])
+@every_weight
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_without_a_direction_the_result_is_nan(method, dtype, normal):
+def test_without_a_direction_the_result_is_nan(weight, dtype, normal):
     x = normal(4, 3).to(dtype)
     m = x.clone()
     m[1] = x[1] * (1 + torch.finfo(torch.float64).eps)  # equal up to the rounding of a mean
     m[2] += 1.0
     x[3] = m[3] = 0
-    s = sensitivities(MLPAggregator(3, 8).to(dtype), x, m, method)
-    for values in (s.self_sensitivity, s.neighbor_sensitivity, s.weight):
-        assert values.isnan().tolist() == [True, True, False, True]
+    layer, undefined = MLPAggregator(3, 8).to(dtype), [True, True, False, True]
+    assert weight(layer, x, m).isnan().tolist() == undefined
+    both = sensitivities(layer, x, m)
+    assert both.self_sensitivity.isnan().tolist() == both.neighbor_sensitivity.isnan().tolist() == undefined
 
 
 def test_a_tiny_but_real_direction_is_not_undefined(normal):
@@ -223,16 +215,17 @@ def test_any_shape_agrees_with_forward_mode(genes, cells, hidden, out, dtype, se
 # Training mode and autograd
 
 
-@pytest.mark.parametrize("method", ["exact", "jvp", "finite-difference"])
-def test_dropout_has_no_effect_and_training_mode_is_restored(method, pair):
+@every_weight
+def test_dropout_has_no_effect_and_training_mode_is_restored(weight, pair):
     torch.manual_seed(0)
     layer = dropping()
-    expected = effective_weight(layer.eval(), *pair, method)
+    expected = weight(layer.eval(), *pair)
     layer.train()
     layer[1].eval()
-    modes = [module.training for module in layer.modules()]
-    state = torch.get_rng_state()
-    assert torch.equal(effective_weight(layer, *pair, method), expected)
+    modes, state = [module.training for module in layer.modules()], torch.get_rng_state()
+    assert torch.equal(weight(layer, *pair), expected)
+    with pytest.raises((RuntimeError, ValueError)):
+        weight(layer, *(values[:, :3] for values in pair))
     assert [module.training for module in layer.modules()] == modes
     assert torch.equal(torch.get_rng_state(), state)
 
@@ -246,19 +239,13 @@ def test_dropout_has_no_effect_on_slopes_and_kinks_either(pair):
     assert all(module.training for module in layer.modules())
 
 
-def test_training_mode_is_restored_after_an_error(pair):
-    layer = dropping()
-    layer.append(nn.Tanh())
-    with pytest.raises(TypeError, match="jvp"):
-        sensitivities(layer, *pair)
-    assert all(module.training for module in layer.modules())
-
-
-def test_results_carry_no_gradient_and_weights_none_either(pair):
+@every_weight
+def test_no_gradient_is_kept_and_no_input_changed(weight, pair):
+    x, m = (values.clone().requires_grad_() for values in pair)
     layer = mlp()
-    for method in ("exact", "jvp", "finite-difference"):
-        assert not effective_weight(layer, *pair, method).requires_grad
-    assert layer[0].weight.grad is None
+    assert not weight(layer, x, m).requires_grad
+    assert layer[0].weight.grad is None and x.grad is None
+    assert torch.equal(x, pair[0]) and torch.equal(m, pair[1])
 
 
 # Eq. (5)
@@ -323,24 +310,15 @@ def test_unusable_options_are_refused(arguments, words, pair):
         assert word in str(caught.value)
 
 
-@pytest.mark.parametrize("function", [sensitivities, secant_weight, kink_distance])
+@pytest.mark.parametrize("function", [*METHODS.values(), secant_weight, kink_distance])
 def test_unusable_input_is_refused(function, normal):
     x = normal(3, 4)
-    with pytest.raises(ValueError, match=r"got x \(3, 4\) and m \(3, 3\)"):
-        function(mlp(), x, x[:, :3])
-    with pytest.raises(ValueError, match="x must be finite; got nan at gene 0, cell 0"):
-        function(mlp(), x * torch.nan, x)
-    with pytest.raises(ValueError, match="m must be finite; got inf"):
-        function(mlp(), x, x.abs() * torch.inf)
-    with pytest.raises(TypeError, match="float32 or float64"):
-        function(mlp(), x.long(), x.long())
-    with pytest.raises(TypeError, match="one dtype"):
-        function(mlp(), x, x.float())
-    with pytest.raises(TypeError, match=r"float64 and x is torch\.float32"):
-        function(mlp(), x.float(), -x.float())
-    if function is not secant_weight:
-        with pytest.raises(ValueError, match=r"takes 5 features.*got 4"):
-            function(mlp(5), x, -x)
+    refused(lambda: function(mlp(), x, x[:, :3]), "got x (3, 4) and m (3, 3)")
+    refused(lambda: function(mlp(), x * torch.nan, x), "x must be finite; got nan at gene 0, cell 0")
+    refused(lambda: function(mlp(), x, x.abs() * torch.inf), "m must be finite; got inf")
+    refused(lambda: function(mlp(), x.long(), x.long()), "float32 or float64", error=TypeError)
+    refused(lambda: function(mlp(), x, x.float()), "one dtype", error=TypeError)
+    refused(lambda: function(mlp(), x.float(), -x.float()), "float64 and x is torch.float32", "layer.to", error=TypeError)
 
 
 # Kinks
@@ -445,11 +423,10 @@ def test_local_affine_refuses(normal):
         local_affine(lambda x, m: x, x, x)
 
 
-@pytest.mark.parametrize("method", ["jvp", "finite-difference"])
+@pytest.mark.parametrize("weight", [METHODS["jvp"], METHODS["finite-difference"], secant_weight])
 @pytest.mark.parametrize("output", [lambda x, m: (x - m).sum(dim=1), lambda x, m: (x - m)[:2], lambda x, m: (x - m)[None]])
-def test_a_layer_must_return_one_row_a_gene(method, output, normal):
-    with pytest.raises(ValueError, match=r"must return \(genes, outputs\), here \(4, any\)"):
-        sensitivities(output, normal(4, 3), normal(4, 3), method)
+def test_a_layer_must_return_one_row_a_gene(weight, output, normal):
+    refused(lambda: weight(output, normal(4, 3), normal(4, 3)), "must return (genes, outputs), here (4, any)")
 
 
 def test_the_step_is_one_hundredth_unless_said_otherwise(pair):
@@ -471,3 +448,4 @@ def test_lengths_keep_their_digits_at_every_scale(dtype):
         expected = chosen.double() / chosen.double().amax(dim=1, keepdim=True)
         expected = (expected.norm(dim=1) * chosen.double().amax(dim=1)).to(dtype)
         torch.testing.assert_close(lengths(chosen), expected, rtol=4 * limits.eps, atol=0)
+    assert lengths(torch.zeros(2, 0)).tolist() == lengths(torch.zeros(2, 3)).tolist() == [0, 0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import re
 
 import numpy as np
 import pytest
@@ -192,12 +193,6 @@ def test_the_epoch_with_the_best_validation_score_is_returned(tiny_data, monkeyp
     }
 
 
-def test_of_epochs_with_equal_scores_the_first_is_kept(tiny_data):
-    result = train(tiny_data, scores=[0.5, 0.9, 0.9, 0.3, 0.9, 0.1])
-    assert result.metrics["best_epoch"] == 1
-    assert same_model(result.model, train(tiny_data, scores=[0.5, 0.9], max_epochs=2).model)
-
-
 def test_the_model_is_in_evaluation_mode_in_the_dtype_of_x(tiny_data):
     tiny_data.x = tiny_data.x.float()
     model = pretrain(tiny_data, max_epochs=1).model
@@ -235,12 +230,6 @@ def test_the_untrained_model_is_the_one_that_training_starts_from(tiny_data):
 # data and options
 
 
-@pytest.fixture
-def no_training(monkeypatch):
-    monkeypatch.setattr(training, "_loss", lambda *_: pytest.fail("training began"))
-
-
-@pytest.mark.usefixtures("no_training")
 @pytest.mark.parametrize(
     ("change", "options", "error", "message"),
     [
@@ -249,35 +238,42 @@ def no_training(monkeypatch):
         ({"edge_index": torch.tensor([[0], [40]])}, {}, ValueError, r"edge 0 \(0 -> 40\).*does not exist"),
         ({"edge_index": torch.tensor([[0, 1], [2, 3]])}, {}, ValueError, "too little to split.*no val_edges"),
         ({"edge_index": torch.tensor([[0] * 39, range(1, 40)])}, {}, ValueError, "too little to split.*no val_non_edges"),
+        ({"x": torch.zeros(40, 3, device="meta")}, {}, ValueError, r"x must be on the CPU, .*got meta; use data.cpu\(\)"),
+        (
+            {"edge_index": torch.ones(2, 9, device="meta").long()},
+            {},
+            ValueError,
+            "edge_index must be on the CPU",
+        ),
         ({}, {"max_epochs": 0}, ValueError, "max_epochs must be a whole number of at least 1; got 0"),
         ({}, {"hidden_share": 1.0}, ValueError, "hidden_share must be at least 0 and below 1"),
         ({}, {"hidden_share": float("nan")}, ValueError, "hidden_share must be at least 0 and below 1"),
         ({}, {"resume": True}, ValueError, "resume=True needs checkpoint"),
     ],
 )
-def test_what_cannot_be_trained_is_refused_first(change, options, error, message, tiny_data):
+def test_what_cannot_be_trained_is_refused_first(change, options, error, message, tiny_data, monkeypatch):
+    monkeypatch.setattr(training, "_loss", lambda *_: pytest.fail("training began"))
     for name, value in change.items():
         tiny_data[name] = value
     with pytest.raises(error, match=message):
         pretrain(tiny_data, **options)
 
 
-@pytest.mark.parametrize("field", ["x", "edge_index"])
-def test_data_on_another_device_are_refused(tiny_data, field):
-    tiny_data[field] = tiny_data[field].to("meta")
-    with pytest.raises(ValueError, match=rf"{field} must be on the CPU, .*got meta; use data.cpu\(\)"):
-        pretrain(tiny_data)
+def test_what_the_message_names_is_enough(tiny_data):
+    """The smallest numbers the error names must train."""
+    with pytest.raises(ValueError, match="too little") as caught:
+        pretrain(Data(x=tiny_data.x, edge_index=torch.tensor([[0], [1]])), max_epochs=1)
+    targets, others = (int(number) for number in re.findall(r"(\d+) or more", str(caught.value)))
+    edge_index = torch.tensor([[0] * targets, list(range(1, targets + 1))])
+    metrics = pretrain(Data(x=tiny_data.x[: 1 + targets + others], edge_index=edge_index), max_epochs=1).metrics
+    assert metrics["val_edges"] >= 1 and metrics["test_edges"] >= 1
 
 
-def test_one_cell_is_enough(tiny_data):
-    """Correlation is undefined there, and counts as none, without a warning."""
-    tiny_data.x = tiny_data.x[:, :1].requires_grad_()
-    assert pretrain(tiny_data, max_epochs=1).metrics["auroc_correlation"] == 0.5
-
-
-def test_constant_genes_correlate_with_nothing(tiny_data):
+def test_one_cell_is_enough_and_constant_genes_correlate_with_nothing(tiny_data):
     tiny_data.x[5:20] = 3.0
     assert all(np.isfinite(value) for value in pretrain(tiny_data, max_epochs=1).metrics.values())
+    tiny_data.x = tiny_data.x[:, :1].requires_grad_()
+    assert pretrain(tiny_data, max_epochs=1).metrics["auroc_correlation"] == 0.5
 
 
 def test_divergence_says_what_to_do(tiny_data, tmp_path):
