@@ -11,7 +11,7 @@ from regnet.checks import check_expression, check_pair
 
 
 def posterior_weight(noise_var: Tensor | float, prior_var: Tensor | float) -> Tensor:
-    r"""Weight on the observation in the posterior mean, Eq. (1).
+    r"""Weight on the observation in the posterior mean, Eq. (1) (section 1 of the note; Robbins (1956)).
 
     .. math:: w_i = \frac{\lambda}{\lambda + \rho_i} = \frac{\tau_i^2}{\sigma^2 + \tau_i^2}
 
@@ -24,9 +24,6 @@ def posterior_weight(noise_var: Tensor | float, prior_var: Tensor | float) -> Te
 
     Raises:
         ValueError: a variance is negative or NaN, or both are zero or infinite; the message gives the first index.
-
-    References:
-        Section 1 of the note; Robbins (1956).
 
     >>> posterior_weight(torch.tensor(1.0), torch.tensor(3.0))
     tensor(0.7500)
@@ -43,7 +40,7 @@ def posterior_weight(noise_var: Tensor | float, prior_var: Tensor | float) -> Te
 
 
 def posterior_mean(x: Tensor, m: Tensor, weight: Tensor | float) -> Tensor:
-    r"""Posterior mean of the expression, Eq. (1).
+    r"""Posterior mean of the expression, Eq. (1) (section 1 of the note).
 
     .. math:: \mu_{is}^* = (1 - w_i)\, m_{is} + w_i\, x_{is}
 
@@ -58,7 +55,6 @@ def posterior_mean(x: Tensor, m: Tensor, weight: Tensor | float) -> Tensor:
     Raises:
         TypeError, ValueError: shapes differ, an entry is not finite, or a weight lies outside [0, 1].
 
-
     >>> posterior_mean(torch.tensor([[4.0]]), torch.tensor([[0.0]]), 0.75)
     tensor([[3.]])
     """
@@ -71,7 +67,7 @@ def posterior_mean(x: Tensor, m: Tensor, weight: Tensor | float) -> Tensor:
 
 
 def noise_variance(x1: Tensor, x2: Tensor) -> Tensor:
-    r"""Noise variance :math:`\hat\sigma_i^2` of every gene from two measurements of the same expression.
+    r"""Noise variance of every gene from two measurements of the same expression after Neufeld et al. (2024).
 
     .. math:: \hat\sigma_i^2 = \frac{1}{2S} \sum_s \bigl(x^{(1)}_{is} - x^{(2)}_{is}\bigr)^2
 
@@ -84,9 +80,6 @@ def noise_variance(x1: Tensor, x2: Tensor) -> Tensor:
 
     Raises:
         TypeError, ValueError: shapes or dtypes differ, an entry is not finite, or there is no cell.
-
-    References:
-        Neufeld et al. (2024) for the two measurements.
 
     >>> noise_variance(torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 4.0]]))
     tensor([1.])
@@ -107,7 +100,8 @@ def prior_variance(x: Tensor, m: Tensor, noise_var: Tensor | float) -> Tensor:
     where all cells of a gene have the same noise, and otherwise the global maximum of the likelihood over
     :math:`\tau_i^2 \ge 0`, which can have several local ones. The truncation at 0 makes it too large on average: with equal
     noise by :math:`\sigma_i^2 / \sqrt{\pi S}` at :math:`\tau_i^2 = 0`, and by less above. The prior mean counts as known;
-    where it was fitted to the same cells the estimate is too small, and :func:`james_stein_weight` corrects for that.
+    where it was fitted to the same cells the estimate is too small: see :func:`regnet.james_stein_weight`.
+    Sources: section 1 of the note, Efron and Morris (1977), Rubin (1981).
 
     Args:
         x: observed expression, shape (genes, cells).
@@ -120,9 +114,6 @@ def prior_variance(x: Tensor, m: Tensor, noise_var: Tensor | float) -> Tensor:
     Raises:
         TypeError, ValueError: shapes differ, there is no cell, an entry or a noise variance is not finite, or a noise
             variance is negative, or zero in some but not all cells of a gene.
-
-    References:
-        Section 1 of the note; Efron and Morris (1977); Rubin (1981).
 
     >>> prior_variance(torch.tensor([[3.0, -3.0], [0.1, 0.1]]), torch.zeros(2, 2), 1.0)
     tensor([8., 0.])
@@ -145,9 +136,11 @@ def prior_variance(x: Tensor, m: Tensor, noise_var: Tensor | float) -> Tensor:
 
 
 def james_stein_weight(x: Tensor, m: Tensor, noise_var: Tensor | float, fitted: int = 0) -> Tensor:
-    r"""James-Stein weight on the observation: Eq. (1) with :math:`\tau_i^2` estimated from the same row.
+    r"""James-Stein weight on the observation, shape (rows,): Eq. (1) with :math:`\tau_i^2` estimated from the same row.
 
     .. math:: w_i = \max\Bigl(0,\ 1 - \frac{(S - f - 2)\,\sigma_i^2}{\lVert x_i - m_i \rVert^2}\Bigr)
+
+    after James and Stein (1961) and Efron and Morris (1977).
 
     Args:
         x: observations, shape (rows, S).
@@ -155,14 +148,8 @@ def james_stein_weight(x: Tensor, m: Tensor, noise_var: Tensor | float, fitted: 
         noise_var: :math:`\sigma^2 \ge 0`, a scalar or one per row.
         fitted: the number *f* of parameters of ``m`` that were fitted to the same row: 1 where ``m`` is the row's own mean.
 
-    Returns:
-        Shape (rows,), in [0, 1].
-
     Raises:
-        TypeError, ValueError: as :func:`prior_variance`; too few columns; a negative ``fitted``; or the weight is 0/0.
-
-    References:
-        James and Stein (1961); Efron and Morris (1977).
+        TypeError, ValueError: as :func:`regnet.prior_variance`; too few columns; a negative ``fitted``; the weight is 0/0.
 
     >>> james_stein_weight(torch.tensor([[3.0, 1.0, 2.0, 2.0]]), torch.zeros(1, 4), 1.0)
     tensor([0.8889])
@@ -170,9 +157,8 @@ def james_stein_weight(x: Tensor, m: Tensor, noise_var: Tensor | float, fitted: 
     check_pair(x, m)
     degrees = x.size(1) - fitted - 2
     if fitted < 0 or degrees <= 0:
-        raise ValueError(
-            f"james_stein_weight needs fitted >= 0 and more than 2 + fitted columns; got {fitted} and {x.size(1)}"
-        )
+        got = f"got {fitted} and {x.size(1)}"
+        raise ValueError(f"james_stein_weight needs fitted >= 0 and more than 2 + fitted columns; {got}")
     noise = _per_entry(noise_var, x[:, :1], "noise_var")
     _check_variance(noise, "noise_var", finite=True)
     weight = (1 - degrees * noise / ((x - m) ** 2).sum(dim=1, keepdim=True)).squeeze(1)
@@ -192,9 +178,7 @@ def _maximise_likelihood(square: Tensor, noise: Tensor, grid_size: int = 200, bi
     ratio = ((square - noise).amax(dim=1) / smallest).clamp(min=1).log()
     steps = (torch.arange(grid_size, dtype=ratio.dtype, device=ratio.device) / (grid_size - 1))[:, None]
     grid = torch.cat([torch.zeros_like(ratio)[None], smallest * (ratio * steps).exp()])
-    loss = torch.stack([(torch.log(noise + t) + square / (noise + t)).sum(dim=1) for t in grid[..., None]])
-    best = loss.argmin(dim=0)
-
+    best = torch.stack([(torch.log(noise + t) + square / (noise + t)).sum(dim=1) for t in grid[..., None]]).argmin(dim=0)
     # The first step starts at the best grid point, and keeps the side on which the likelihood increases.
     low, middle, high = (grid.gather(0, (best + step).clamp(0, grid_size)[None])[0] for step in (-1, 0, 1))
     for _ in range(bisections):

@@ -17,20 +17,14 @@ from regnet.checks import check_device, check_edge_index, check_expression
 
 
 def in_degree(edge_index: Tensor, num_genes: int) -> Tensor:
-    r"""Number of regulators of every gene, :math:`|\Gamma(i)|`.
+    r"""Number of regulators of every gene, :math:`|\Gamma(i)|`, shape (genes,), int64 (section 1 of the note).
 
     Args:
         edge_index: regulator -> target, shape (2, edges). An edge listed twice counts twice, as in PyTorch Geometric.
         num_genes: number of genes.
 
-    Returns:
-        Shape (genes,), int64.
-
     Raises:
         TypeError, ValueError: ``edge_index`` is no integer tensor (2, edges), is empty, or names a gene that does not exist.
-
-    References:
-        Section 1 of the note.
 
     >>> in_degree(torch.tensor([[0, 1], [2, 2]]), num_genes=3)
     tensor([0, 0, 2])
@@ -41,7 +35,7 @@ def in_degree(edge_index: Tensor, num_genes: int) -> Tensor:
 
 
 def neighbor_mean(x: Tensor, edge_index: Tensor) -> Tensor:
-    r"""Mean expression of each gene's regulators.
+    r"""Mean expression of each gene's regulators (section 1 of the note).
 
     .. math:: m_{is} = \frac{1}{|\Gamma(i)|} \sum_{j \in \Gamma(i)} x_{js}
 
@@ -50,19 +44,14 @@ def neighbor_mean(x: Tensor, edge_index: Tensor) -> Tensor:
         edge_index: regulator -> target, shape (2, edges).
 
     Returns:
-        Shape and dtype of ``x``, summed in float64. A gene without regulators gets zeros, which are an empty mean and no
-        estimate; :func:`regnet.effective_weight_on_graph` reports it as undefined.
+        Shape and dtype of ``x``, summed in float64. A gene without regulators gets zeros, which are an empty mean and not
+        an estimate: use :func:`regnet.effective_weight_on_graph`, which reports such a gene as undefined.
 
     Raises:
-        TypeError, ValueError: ``x`` is no finite matrix of float32 or float64; see :func:`in_degree` for ``edge_index``.
+        TypeError, ValueError: ``x`` is no finite float32 or float64 matrix; see :func:`regnet.in_degree` for ``edge_index``.
 
-    References:
-        Section 1 of the note.
-
-    >>> neighbor_mean(torch.tensor([[1.0], [3.0], [0.0]]), torch.tensor([[0, 1], [2, 2]]))
-    tensor([[0.],
-            [0.],
-            [2.]])
+    >>> neighbor_mean(torch.tensor([[1.0], [3.0], [0.0]]), torch.tensor([[0, 1], [2, 2]])).tolist()
+    [[0.0], [0.0], [2.0]]
     """
     check_expression(x)
     check_device(edge_index, "edge_index", x)
@@ -78,12 +67,10 @@ def mean_over_regulators(values: Tensor, edge_index: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Adjacency:
-    r"""Who regulates whom, in CSR form: row *i* lists the regulators of gene *i*. Its mean is :math:`\bar A`."""
+    """Who regulates whom, in CSR form: row *i*, ``col[rowptr[i] : rowptr[i + 1]]``, lists the regulators of gene *i*."""
 
     rowptr: Tensor
-    """Where the row of each gene begins, and where the last one ends, (genes + 1,)."""
     col: Tensor
-    """Regulators, (edges,)."""
 
     @classmethod
     def of(cls, edge_index: Tensor, num_genes: int) -> Adjacency:
@@ -105,7 +92,11 @@ class Adjacency:
         return Adjacency(rowptr, self.col[entries])
 
     def mean(self, values: Tensor) -> Tensor:
-        r"""The product :math:`\bar A y` with ``values``, (any genes, features); rows without regulators give 0."""
+        r"""The product :math:`\bar A y` with ``values``, (any genes, features); rows without regulators give 0.
+
+        >>> Adjacency.of(torch.tensor([[0, 1], [2, 2]]), 3).mean(torch.tensor([[1.0], [3.0], [0.0]])).tolist()
+        [[0.0], [0.0], [2.0]]
+        """
         total = _sum(values, self.rowptr, self.col)
         # Divided, and not multiplied by a rounded 1/n: the mean of equal numbers is that number.
         return total / self.in_degree().clamp(min=1).to(values.dtype)[:, None]
@@ -175,24 +166,18 @@ def pick_rows(rowptr: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def rewire(edge_index: Tensor, seed: int = 0, swaps_per_edge: int = 10) -> Tensor:
-    r"""A random graph in which every gene keeps its in-degree and its out-degree.
+    r"""A random graph in which every gene keeps its in-degree and its out-degree, after Maslov and Sneppen (2002).
 
     Two random edges :math:`a \to b,\ c \to d` become :math:`a \to d,\ c \to b` wherever that makes neither a self loop
     nor an edge that is already there.
 
     Args:
-        edge_index: regulator -> target, shape (2, edges), without repeated edges.
+        edge_index: regulator -> target, shape (2, edges), without repeated edges; errors as in :func:`regnet.in_degree`.
         seed: of the choice of edges.
         swaps_per_edge: attempted swaps, as a multiple of the number of edges.
 
     Returns:
         Shape (2, edges), in the same order of regulators.
-
-    Raises:
-        TypeError, ValueError: see :func:`regnet.in_degree`.
-
-    References:
-        Maslov and Sneppen (2002).
 
     >>> edge_index = torch.tensor([[0, 0, 1, 1], [2, 3, 4, 5]])
     >>> rewired = rewire(edge_index)

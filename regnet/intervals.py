@@ -18,23 +18,18 @@ class Interval(NamedTuple):
 
 
 def mean_interval(values: ArrayLike) -> Interval:
-    r"""95 % t-interval for the mean over repetitions, e.g. over the seeds of a training.
+    r"""95 % t-interval for the mean over repetitions, e.g. over the seeds of a training, after Student (1908).
 
     .. math:: \bar v \pm t_{n-1,\,0.975}\, \frac{s}{\sqrt n}
 
-    It is exact for normal values. Where all seeds share one set of genes it says nothing of other genes.
+    It is exact for normal values; with three to five values, skewness or few distinct values cost some coverage. It
+    covers the variation between the values only: where all seeds share one set of genes it says nothing of other genes.
 
     Args:
-        values: one number per repetition, shape (n,), in any unit.
+        values: one number per repetition, shape (n,); ValueError unless there are at least two, all finite.
 
     Returns:
         The two ends, in the unit of ``values``.
-
-    Raises:
-        ValueError: ``values`` is not a list of at least two finite numbers.
-
-    References:
-        Student (1908).
 
     >>> low, high = mean_interval([1.0, 2.0, 3.0])
     >>> round(low, 3), round(high, 3)
@@ -50,9 +45,10 @@ def mean_interval(values: ArrayLike) -> Interval:
 def bootstrap_interval(
     statistic: Callable[..., ArrayLike], *columns: ArrayLike, resamples: int, rng: np.random.Generator
 ) -> Interval:
-    r"""95 % percentile interval of a statistic over resampled rows, e.g. genes.
+    """95 % percentile interval of a statistic over resampled rows, e.g. genes, after Efron and Tibshirani (1993).
 
-    Rows count as independent: genes that share regulators are not, and the interval is then too narrow.
+    The ends are the 0.025 and 0.975 quantiles of the statistic over *B* draws of *n* rows with replacement. Rows count as
+    independent: genes that share regulators are not, and the interval is then too narrow.
 
     Args:
         statistic: takes the resampled columns and returns a number, or an array of one shape.
@@ -66,9 +62,6 @@ def bootstrap_interval(
     Raises:
         ValueError: there are fewer than two rows, the columns are of different lengths, an entry is not finite, or the
             statistic is undefined (NaN) on some draw.
-
-    References:
-        Efron and Tibshirani (1993).
 
     >>> low, high = bootstrap_interval(np.median, [1.0, 2.0, 3.0, 4.0, 9.0], resamples=200, rng=np.random.default_rng(0))
     >>> float(low), float(high)
@@ -94,11 +87,11 @@ def seed_gene_interval(per_seed: ArrayLike, resampled: ArrayLike) -> Interval:
 
     .. math:: \bar T \pm t_{\nu,\,0.975} \sqrt{V_g + V_s}, \quad V_s = s^2 / n, \quad \nu = (n-1) (V_g / V_s + 1)^2
 
-    with the degrees of freedom of Welch and Satterthwaite. An interaction of genes and seeds is in both variances, which
-    makes the interval conservative; with skewed values of the seeds its coverage can still be too low.
+    with the degrees of freedom of Welch (1947) and Satterthwaite (1946). An interaction of genes and seeds is in both
+    variances, which makes the interval conservative; with skewed values of the seeds its coverage can still be too low.
 
     Args:
-        per_seed: the statistic of every seed on all genes, shape (n, ...).
+        per_seed: the statistic of every seed on all genes, shape (n, ...), finite.
         resampled: its mean over the seeds on resampled genes, shape (draws, ...); draws with NaN are left out.
 
     Returns:
@@ -106,9 +99,6 @@ def seed_gene_interval(per_seed: ArrayLike, resampled: ArrayLike) -> Interval:
 
     Raises:
         ValueError: there are fewer than two seeds or two draws, the shapes do not match, or ``per_seed`` is not finite.
-
-    References:
-        Welch (1947); Satterthwaite (1946).
 
     >>> low, high = seed_gene_interval([0.1, 0.3, 0.2], [0.15, 0.25, 0.2, 0.2])
     >>> round(float(low), 2), round(float(high), 2)

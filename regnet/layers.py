@@ -1,9 +1,8 @@
-r"""What a layer :math:`h = g(x, m)` is, and the weights of the layers that can be read.
+"""What a layer :math:`h = g(x, m)` is, and the weights of the layers that can be read.
 
 Exactly these are read, and for them Eqs. (3) and (4) are closed forms: ``Linear`` and ``Sequential(Linear, ReLU, Linear)``
-on ``[x, m]``, RegNet's own :class:`MLPAggregator` (the note's section 3), and PyTorch Geometric's ``SAGEConv`` with mean
-aggregation (the note's Eq. (2)): the classes themselves, without hooks. Any other ``g(x, m)`` goes through automatic
-differentiation.
+on ``[x, m]``, RegNet's own ``MLPAggregator`` (the note's section 3), and PyTorch Geometric's ``SAGEConv`` with mean
+aggregation (Eq. (2)): the classes themselves, without hooks. Others go through automatic differentiation.
 """
 
 from __future__ import annotations
@@ -83,13 +82,10 @@ class LayerWeights:
 
     def double(self) -> LayerWeights:
         """The same in float64."""
-        return replace(self, **{name: weight.double() for name, weight in vars(self).items() if weight is not None})
+        return replace(self, **{name: part.double() for name, part in vars(self).items() if part is not None})
 
     def scaled(self) -> LayerWeights:
-        """The same function with units whose largest absolute output weight is at least 1/2 and below 1, or 0.
-
-        By powers of two, which round nothing. A unit's size is then its part in the output.
-        """
+        """The same function, largest absolute output weights in [1/2, 1) or 0; by powers of two, which round nothing."""
         if self.w_out is None or self.w_out.numel() == 0:
             return self
         largest, exponent = torch.frexp(self.w_out.abs().amax(dim=0))
@@ -101,7 +97,7 @@ class LayerWeights:
 
 
 def read_layer(layer: Layer, x: Tensor) -> LayerWeights:
-    """The weights of a layer whose class says what it computes.
+    """The weights, detached, of a layer of a known kind (section 3 of the note; Hamilton et al. (2017) for ``SAGEConv``).
 
     Args:
         layer: one of the kinds at the top of :mod:`regnet.layers`.
@@ -111,38 +107,27 @@ def read_layer(layer: Layer, x: Tensor) -> LayerWeights:
         TypeError: another kind of layer, or weights of another dtype than ``x``.
         ValueError: weights of another width or device than ``x``, or not finite.
 
-    References:
-        Section 3 of the note; Hamilton et al. (2017) for ``SAGEConv``.
-
     >>> read_layer(torch.nn.Linear(4, 3), torch.zeros(1, 2)).w_self.shape
     torch.Size([3, 2])
     """
     as_function(layer)  # raises for what is no g(x, m)
     check_parameters(layer, x)
+    second = None
     if isinstance(layer, SAGEConv) and not layer.normalize:
         bias, w_neighbor = _bias(layer.lin_l), layer.lin_l.weight.detach()
         w_self = layer.lin_r.weight.detach() if layer.root_weight else torch.zeros_like(w_neighbor)
-        weights = LayerWeights(w_self, w_neighbor, bias, None, torch.zeros_like(bias))
     else:
         first, second = _linears(layer)
-        w_self, w_neighbor = first.weight.detach().tensor_split(2, dim=1)
-        bias = _bias(first)
-        if second is None:
-            weights = LayerWeights(w_self, w_neighbor, bias, None, torch.zeros_like(bias))
-        else:
-            weights = LayerWeights(w_self, w_neighbor, bias, second.weight.detach(), _bias(second))
-    widths = weights.w_self.size(1), weights.w_neighbor.size(1)
+        bias, (w_self, w_neighbor) = _bias(first), first.weight.detach().tensor_split(2, dim=1)
+    w_out, bias_out = (None, torch.zeros_like(bias)) if second is None else (second.weight.detach(), _bias(second))
+    widths = w_self.size(1), w_neighbor.size(1)
     if widths != (x.size(1), x.size(1)):
         raise ValueError(f"the layer takes {widths[0]} features of x and {widths[1]} of m; got {x.size(1)} of each")
-    return weights
+    return LayerWeights(w_self, w_neighbor, bias, w_out, bias_out)
 
 
 def as_function(layer: Layer) -> Callable[[Tensor, Tensor], Tensor]:
-    """The layer as ``g(x, m)``, or :class:`UnreadableLayerError` where it is none.
-
-    A ``Linear`` or ``Sequential`` gets the concatenation ``[x, m]``; a ``SAGEConv`` gets each mean as the only neighbour of
-    its gene; anything else is taken to be ``g(x, m)`` already.
-    """
+    """The layer as ``g(x, m)``, which a ``SAGEConv`` is with each mean as the only neighbour of its gene; else raises."""
     name = type(layer).__name__
     if not callable(layer):
         raise UnreadableLayerError(f"a layer must be a module or a function g(x, m); got {name}")

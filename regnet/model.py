@@ -83,7 +83,7 @@ class GatedAttention(nn.Module):
 
 
 class GaussianEncoder(nn.Module):
-    """Mean and log-variance of the latent normal: (genes, channels) -> twice (genes, latent_channels)."""
+    """Mean and log-variance of the latent normal. Shapes: (genes, channels) -> twice (genes, latent_channels)."""
 
     def __init__(self, channels: int, latent_channels: int) -> None:
         super().__init__()
@@ -116,28 +116,20 @@ class RegNetOutput(NamedTuple):
 
 
 class RegNet(nn.Module):
-    r"""Scores how likely one gene regulates another from their expression and a known regulatory graph.
+    """Scores how likely one gene regulates another from their expression and a known graph (section 3 of the note).
 
     Args:
         in_channels: features of a gene, i.e. the number of cells.
         hidden_channels: width of every hidden layer.
         latent_channels: width of the latent space.
-        num_layers: GraphSAGE layers.
-        dropout: probability after each GraphSAGE layer, in training only.
+        num_layers: GraphSAGE layers, as in Hamilton et al. (2017); ValueError where this or a width is below 1.
+        dropout: probability in [0, 1) after each GraphSAGE layer, in training only.
         structural: add a linear term in :func:`regnet.structure.pair_features` to the score; the published model has none.
-
-    Raises:
-        ValueError: a width or the number of layers is below 1, or dropout is outside [0, 1).
-
-    References:
-        Section 3 of the note; Hamilton et al. (2017) for GraphSAGE.
 
     >>> model = RegNet(in_channels=5, hidden_channels=8, latent_channels=4)
     >>> x, edge_index = torch.randn(3, 5), torch.tensor([[0, 0], [1, 2]])
     >>> model(x, edge_index, pairs=torch.tensor([[0], [2]])).logits.shape
     torch.Size([1])
-    >>> model.graphsage.layers[0].agg(x, torch.zeros_like(x)).shape
-    torch.Size([3, 8])
     """
 
     def __init__(
@@ -150,8 +142,8 @@ class RegNet(nn.Module):
         structural: bool = False,
     ) -> None:
         super().__init__()
-        names = ("in_channels", "hidden_channels", "latent_channels", "num_layers")
-        for name, size in zip(names, (in_channels, hidden_channels, latent_channels, num_layers), strict=True):
+        sizes = {"in_channels": in_channels, "hidden_channels": hidden_channels, "latent_channels": latent_channels}
+        for name, size in (sizes | {"num_layers": num_layers}).items():
             if size < 1:
                 raise ValueError(f"{name} must be at least 1; got {size}")
         if not 0 <= dropout < 1:
@@ -165,18 +157,15 @@ class RegNet(nn.Module):
         self.structure = nn.Linear(NUM_FEATURES, 1) if structural else None
 
     def forward(self, x: Tensor, edge_index: Tensor, pairs: Tensor, features: Tensor | None = None) -> RegNetOutput:
-        """Score pairs of genes.
+        """Logits (pairs,), latent mean and log-variance, and what the autoencoder reads and reconstructs.
 
         In training mode the reconstruction starts from a random draw of the latent normal, otherwise from its mean.
 
         Args:
             x: expression, shape (genes, in_channels).
-            edge_index: the known graph, regulator -> target, shape (2, edges); it may be empty.
-            pairs: regulator and target to score, shape (2, pairs).
+            edge_index: the known graph, shape (2, edges), see :func:`regnet.in_degree`; it may be empty.
+            pairs: regulator and target to score, shape (2, pairs), checked in the same way.
             features: the structural features of the pairs, where they are at hand.
-
-        Raises:
-            TypeError, ValueError: see :func:`regnet.in_degree`.
         """
         for name, edges in (("edge_index", edge_index), ("pairs", pairs)):
             if edges.numel():  # an index below zero would count from the last gene

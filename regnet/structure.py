@@ -17,21 +17,15 @@ def pair_features(edge_index: Tensor, num_genes: int, pairs: Tensor) -> Tensor:
         \log\bigl(1 + (A A^\top A)_{ij}\bigr)\Bigr]
 
     out-degree, in-degree, the product of their logarithms, whether the reverse edge is known, and the number of paths
-    :math:`i \to k \leftarrow r \to j`. Where the pair is itself an edge, all is counted as if it were not.
+    :math:`i \to k \leftarrow r \to j`, after Kovács et al. (2019). The pair's own edge is left out everywhere.
 
     Args:
         edge_index: the known graph, regulator -> target, shape (2, edges); repeated edges count once.
         num_genes: number of genes.
-        pairs: regulator and target, shape (2, pairs).
+        pairs: regulator and target, shape (2, pairs); both are checked as by :func:`regnet.in_degree`.
 
     Returns:
         Shape (pairs, 5), float64.
-
-    Raises:
-        TypeError, ValueError: see :func:`regnet.in_degree`.
-
-    References:
-        Kovács et al. (2019) for paths of length three.
 
     >>> edge_index = torch.tensor([[0, 0, 1], [2, 3, 2]])
     >>> pair_features(edge_index, 4, torch.tensor([[1], [3]])).exp().round().int()  # one path: 1 -> 2 <- 0 -> 3
