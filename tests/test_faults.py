@@ -32,13 +32,14 @@ EPOCHS = 20
 # The command line in a process that can be killed. Importing takes seconds, so one process imports, and forks one child for
 # each command that it reads; a child writes down every epoch that it has trained, before it is kept.
 FORKS = """
-import ctypes, json, os, resource, sys, time
+import ctypes, json, os, resource, signal, sys, time
 from pathlib import Path
 import torch
 import regnet.blockwise, regnet.report
 from regnet import training
 from regnet.cli import app
 torch.set_num_threads(1)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background may have begun with it ignored
 keep = training._keep
 
 def noting(path, settings, done, *state):
