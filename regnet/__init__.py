@@ -4,10 +4,11 @@ Equations (1)-(5) of the note "Bayesian Shrinkage in RegNet" and where they are 
 
 * Eq. (1): :func:`posterior_weight`, :func:`posterior_mean`
 * Eq. (2): :func:`regnet.layers.read_layer` on a ``SAGEConv``
-* Eqs. (3) and (5): :func:`sensitivities`
+* Eqs. (3) and (5): :func:`sensitivities`, and for all genes of a graph :func:`sensitivities_on_graph` (``engine.py``)
 * Eq. (4): :func:`effective_weight`, :func:`effective_weight_on_graph`
 
-Beyond the note: :func:`secant_weight`, and :func:`noise_variance` from the halves of :func:`split_counts`.
+The neighbour mean is :func:`neighbor_mean`, in ``graph.py``; an interrupted training is resumed by :func:`pretrain`, in
+``training.py``. Beyond the note: :func:`secant_weight`, and :func:`noise_variance` from the halves of :func:`split_counts`.
 """
 
 import lazy_loader

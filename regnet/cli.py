@@ -244,7 +244,7 @@ def _resumable(kept: Path, force: bool) -> Iterator[None]:
 
 
 def _check_finished(out: Path, data: Data, seed: int, epochs: int) -> None:
-    """Raise unless the finished training in a folder is the one of these data, this seed and so many epochs."""
+    """Raise unless the finished training in a folder used these data, this seed and this number of epochs."""
     from regnet.training import data_settings, differences
 
     before: dict[str, object] = {}

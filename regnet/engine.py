@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from dask.array import Array
 
 _GENES_AT_ONCE = 2048
-"""Rows at a time: few enough that what is made of them stays small, many enough that the processor is kept busy."""
+"""Rows at a time: few enough to bound temporary memory, many enough to keep the processor busy."""
 
 
 class Recomputed(NamedTuple):
-    """What float64 says of some genes."""
+    """Quantities recomputed in float64 for some genes."""
 
     z: Tensor
     """Pre-activations, (genes, hidden)."""
@@ -121,7 +121,7 @@ def _open(layer: Layer, x: Tensor | Array, edge_index: Tensor) -> tuple[Any, Adj
 
 
 def _from_products(w: LayerWeights, products: Tensor, row_lengths: Tensor, graph: Adjacency, matrix: Any) -> Sensitivities:
-    """Eq. (3) from the products with the data, for weights that are scaled to what the output sees of their units."""
+    """Eq. (3) from the products with the data, for weights that :meth:`LayerWeights.scaled` returned."""
     scale = torch.maximum(row_lengths, graph.mean(row_lengths[:, None]).squeeze(1))
     undefined = (graph.in_degree() == 0) | (scale == 0)  # no regulators, or all zero like all of them
     hidden, size = len(w.bias), torch.cat([w.w_self, w.w_neighbor]).norm()

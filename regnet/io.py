@@ -85,7 +85,7 @@ def read_network(path: str | Path, *, genes: Sequence[str] | None = None) -> Net
             ``Gene1``, ``TF``, ``source``, ``regulator``, ``TF_gene`` or ``from``, the target's ``Gene2``, ``target``,
             ``Target_gene`` or ``to``, ignoring case; else they are the first two. A column ``Label`` holds 1 for an edge and
             0 for a pair that is none.
-        genes: those of the expression, by which a first line of two genes is told from a header.
+        genes: names of the genes of the expression, used to decide whether the first line is an edge or a header.
 
     Returns:
         The table, with columns ``source`` and ``target``, for :func:`regnet.make_dataset`, and notices on how it was read.

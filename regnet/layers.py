@@ -27,7 +27,7 @@ _READ = "Linear or Sequential(Linear, ReLU, Linear) on [x, m], RegNet's aggregat
 
 
 class UnreadableLayerError(TypeError):
-    """The layer is of no kind whose weights can be read, or no function of x and m."""
+    """The layer's class is not supported, or it is not a function of x and m."""
 
 
 class MLPAggregator(Module):
@@ -127,7 +127,7 @@ def read_layer(layer: Layer, x: Tensor) -> LayerWeights:
 
 
 def as_function(layer: Layer) -> Callable[[Tensor, Tensor], Tensor]:
-    """The layer as ``g(x, m)``, which a ``SAGEConv`` is with each mean as the only neighbour of its gene; else raises."""
+    """The layer as ``g(x, m)``; a ``SAGEConv`` is called with each mean as the only neighbour of its gene."""
     name = type(layer).__name__
     if not callable(layer):
         raise UnreadableLayerError(f"a layer must be a module or a function g(x, m); got {name}")
@@ -186,14 +186,14 @@ def _linears(layer: Layer) -> tuple[Linear, Linear | None]:
     kinds = [type(part) for part in parts]
     if kinds not in ([Linear], [Linear, ReLU, Linear]) or _has_hooks(layer):  # type: ignore[arg-type]
         raise UnreadableLayerError(
-            f"unsupported layer {' -> '.join(kind.__name__ for kind in kinds) or type(layer).__name__}: "
+            f"unsupported layer {type(layer).__name__} ({' -> '.join(kind.__name__ for kind in kinds)}): "
             f'method="exact" reads {_READ}, without hooks or subclasses; use method="jvp", which takes any layer g(x, m)'
         )
     return parts[0], parts[2] if len(parts) == 3 else None  # type: ignore[return-value]
 
 
 def _chain(layer: object) -> Iterator[object]:
-    """What a Sequential calls one after the other, without what does nothing in evaluation mode; else the layer itself."""
+    """The submodules of a (nested) Sequential in order, without Dropout and Identity; any other layer itself."""
     if type(layer) is Sequential:
         for part in layer:
             yield from _chain(part)

@@ -71,7 +71,7 @@ def shrinkage_table(layer: Layer, data: Data, edge_index: Tensor | None = None) 
 
 
 def model_table(model: RegNet, data: Data, layer: int = 0) -> pd.DataFrame:
-    """:func:`regnet.shrinkage_table` of one layer of a model: what the layers before it make of the data goes in.
+    """:func:`regnet.shrinkage_table` of one layer of a model, whose input is the output of the layers before it.
 
     Args:
         model: the trained model, in evaluation mode and in the dtype of the data.
@@ -110,7 +110,7 @@ def model_table(model: RegNet, data: Data, layer: int = 0) -> pd.DataFrame:
 
 
 def write_report(folder: str | Path, trained: Pretrained, data: Data) -> None:
-    """Write REPORT_FILES of a trained model, none of them half; runs into one folder need ``regnet.writing.output_lock``."""
+    """Write REPORT_FILES of a trained model, atomically; concurrent runs into one folder need ``output_lock``."""
     table = shrinkage_table(_aggregator(trained.model, 0), data, trained.edge_index)
     sources, targets = (table["gene"].to_numpy()[genes] for genes in trained.edge_index.cpu())
     files: dict[str, bytes | memoryview] = {
