@@ -49,7 +49,7 @@ POINTS = {
 
 
 def environment(point: Point) -> dict[str, str]:
-    """The variables that make the point; torch is asked for no more instructions than the processor has."""
+    """The variables that make the point; torch gets no more instructions than the processor has."""
     highest = torch.backends.cpu.get_cpu_capability().lower()
     widest = min(point.instructions, highest, key=INSTRUCTIONS.index) if highest in INSTRUCTIONS else "default"
     variables = {name: value for name, value in os.environ.items() if name != "MKL_CBWR"} | {
