@@ -32,6 +32,7 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from timing import Line, by_turns, ratios
+from torch_geometric.nn import GATv2Conv, GraphConv, TransformerConv
 
 import regnet
 
@@ -192,7 +193,23 @@ class Bench:
             what = f"{library} {name} over the engine, per gene"
             self.add(what, f"{genes:,} x {cells:,}", ratios(a_gene[name], a_gene["engine"]), says=SAYS[name])
 
-    STEPS = (engine, growth, machine, memory, blockwise, pretraining, neighbours)
+    def convolutions(self) -> None:
+        """Other convolutions, by derivatives, beside passes in which every edge has a source of its own."""
+        genes, cells = self.of(2_000, 2_000)
+        edge_index = torch.randint(genes, (2, EDGES_A_GENE * genes), generator=torch.Generator().manual_seed(0))
+        x, (source, target) = torch.rand(genes, cells), edge_index
+        expanded = torch.stack([torch.arange(len(source)), target])
+        for kind in (GraphConv, GATv2Conv, TransformerConv):
+            conv = kind(cells, HIDDEN).eval().requires_grad_(False)
+            calls = {
+                "pass": lambda conv=conv: conv((x[source], x), expanded),
+                "weights": lambda conv=conv: regnet.sensitivities_on_graph(conv, x, edge_index),
+            }
+            times = by_turns(calls, self.repeats, self.seconds)
+            what = f"{kind.__name__}: its weights over a pass through it on the expanded graph"
+            self.add(what, f"{genes:,} x {cells:,}", ratios(times["weights"], times["pass"]), at_most=4)
+
+    STEPS = (engine, growth, machine, memory, blockwise, convolutions, pretraining, neighbours)
 
 
 def git(*command: str) -> str:

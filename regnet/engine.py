@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch_geometric.nn import SAGEConv
 from torch_geometric.utils import segment
 
 from regnet.checks import check_device, check_edge_index, check_finite, check_matrix
+from regnet.convolution import along_edges, check_edge_features, gcn_shares, is_gcn, read_gcn, through_layer
 from regnet.graph import Adjacency, pick_rows
-from regnet.layers import Layer, LayerWeights, UnreadableLayerError, as_function, evaluation_mode, read_layer
-from regnet.shrinkage import Sensitivities, direction, jvp_along, lengths, norms, undefined_at
+from regnet.layers import Layer, LayerWeights, UnreadableLayerError, as_function, evaluation_mode, is_convolution, read_layer
+from regnet.shrinkage import Sensitivities, announced, direction, jvp_along, lengths, norms, undefined_at
 
 if TYPE_CHECKING:
     from dask.array import Array
@@ -37,8 +37,10 @@ class Recomputed(NamedTuple):
     """Whether delta is 0, (genes,)."""
 
 
-def sensitivities_on_graph(layer: Layer, x: Tensor | Array, edge_index: Tensor) -> Sensitivities:
-    r"""Exact sensitivities of every gene of a graph, Eq. (3), from one product with the data.
+def sensitivities_on_graph(layer: Layer, x: Tensor | Array, edge_index: Tensor, **edge_features: Tensor) -> Sensitivities:
+    r"""Exact sensitivities of every gene of a graph, Eq. (3), of any layer or convolution.
+
+    For the layers that :mod:`regnet.layers` reads, from one product with the data:
 
     .. math:: [W_x\delta\ W_m\delta] = y - \bar A y, \qquad y = x\,[W_x\ W_m]^\top
 
@@ -46,19 +48,29 @@ def sensitivities_on_graph(layer: Layer, x: Tensor | Array, edge_index: Tensor) 
     loses its digits, are recomputed from :math:`\delta` in float64. A Dask array is read block by block, once, and once more
     for genes to be recomputed. Beyond its input this takes the memory of about two arrays of genes x 2 hidden.
 
+    Every other convolution of PyTorch Geometric that can be called on a pair of node sets, and any other ``g(x, m)``, goes
+    through forward-mode automatic differentiation of the layer itself (not on Dask): four passes through it at most. Then
+    :math:`S_m` is the response to all regulators moving together along :math:`\delta`, whatever the aggregation, and self
+    loops that the layer adds move with the gene. What it computes there is compared with its output on this graph. The
+    response of a ``GCNConv`` is :math:`\Theta\delta` times what degrees alone decide,
+    :math:`w_i = 1 / (1 + \sum_{j \in \Gamma(i)} \sqrt{d_i / d_j})` with :math:`d_i = 1 + |\Gamma(i)|`.
+
     Args:
-        layer: one that :mod:`regnet.layers` reads; any other ``g(x, m)`` goes through forward-mode automatic
-            differentiation (not on Dask). A ``SAGEConv`` takes the ``edge_index`` that it is called with.
+        layer: as above; in evaluation mode for the time of the call.
         x: expression, shape (genes, features): a tensor, dense or CSR (``x.to_sparse_csr()``), or a Dask array, chunked in
             any way (a thousand cells a block or more serve best).
         edge_index: regulator -> target, shape (2, edges), in any order.
+        edge_features: what the convolution takes further, ``edge_weight=`` or ``edge_attr=``, one row an edge.
 
     Returns:
         :class:`regnet.Sensitivities`; NaN for genes without regulators and genes equal to their mean.
 
     Raises:
-        TypeError, ValueError: see :func:`regnet.sensitivities` and :func:`regnet.in_degree`.
+        TypeError, ValueError: a convolution of which own and neighbours' part cannot be told apart, with the reason; see
+            :func:`regnet.sensitivities` and :func:`regnet.in_degree` for the rest.
 
+    References:
+        Kipf and Welling (2017) for ``GCNConv``.
 
     >>> layer = torch.nn.Linear(2, 1, bias=False)
     >>> layer.weight.data = torch.tensor([[0.25, 0.75]])
@@ -66,18 +78,27 @@ def sensitivities_on_graph(layer: Layer, x: Tensor | Array, edge_index: Tensor) 
     tensor([   nan, 0.2500])
     """
     matrix, graph = _open(layer, x, edge_index)
+    layer, edge_index = along_edges(layer, edge_index)
+    check_edge_features(edge_features, matrix.like, edge_index)
     with torch.no_grad(), evaluation_mode(layer):
         try:
-            weights = read_layer(layer, matrix.like).scaled()
+            weights = (read_gcn if is_gcn(layer) else read_layer)(layer, matrix.like).scaled()
         except UnreadableLayerError:
             if not isinstance(matrix, InMemory):
-                raise
-            return matrix.through_jvp(layer, graph)
+                what = f"{type(layer).__name__} has no closed form, which a Dask array needs"
+                raise UnreadableLayerError(f"{what}; load x into memory: torch.from_numpy(x.compute())") from None
+            return announced(matrix.differentiate(layer, graph, edge_index, edge_features))
+        shares = gcn_shares(layer, edge_index, len(graph.rowptr) - 1, **edge_features) if is_gcn(layer) else None
+        if shares is None and edge_features:
+            raise TypeError(f"{type(layer).__name__} takes no {' and no '.join(edge_features)}; leave that out")
         products, row_lengths = matrix.products(weights)
-        return _from_products(weights, products, row_lengths, graph, matrix)
+        result = _from_products(weights, products, row_lengths, graph, matrix)
+        if shares is not None:
+            result = Sensitivities(shares[0] * result.self_sensitivity, shares[1] * result.neighbor_sensitivity)
+        return result
 
 
-def effective_weight_on_graph(layer: Layer, x: Tensor | Array, edge_index: Tensor) -> Tensor:
+def effective_weight_on_graph(layer: Layer, x: Tensor | Array, edge_index: Tensor, **edge_features: Tensor) -> Tensor:
     r"""Effective shrinkage weight, Eq. (4), of every gene of a graph.
 
     .. math:: w_i^{\mathrm{eff}} = \frac{S_{x,i}}{S_{x,i} + S_{m,i}} \in [0, 1]
@@ -93,7 +114,7 @@ def effective_weight_on_graph(layer: Layer, x: Tensor | Array, edge_index: Tenso
     >>> effective_weight_on_graph(layer, torch.tensor([[1.0], [3.0]]), torch.tensor([[0], [1]]))
     tensor([   nan, 0.2500])
     """
-    return sensitivities_on_graph(layer, x, edge_index).weight
+    return sensitivities_on_graph(layer, x, edge_index, **edge_features).weight
 
 
 def output_on_graph(layer: Layer, x: Tensor | Array, edge_index: Tensor) -> Tensor:
@@ -116,8 +137,7 @@ def _open(layer: Layer, x: Tensor | Array, edge_index: Tensor) -> tuple[Any, Adj
         matrix = InMemory(x)
     check_device(edge_index, "edge_index", matrix.like)
     check_edge_index(edge_index, x.shape[0])
-    reversed_flow = isinstance(layer, SAGEConv) and layer.flow == "target_to_source"
-    return matrix, Adjacency.of(edge_index.flip(0) if reversed_flow else edge_index, x.shape[0])
+    return matrix, Adjacency.of(along_edges(layer, edge_index)[1], x.shape[0])
 
 
 def _from_products(w: LayerWeights, products: Tensor, row_lengths: Tensor, graph: Adjacency, matrix: Any) -> Sensitivities:
@@ -182,14 +202,20 @@ class InMemory:
             parts.append(Recomputed(w.pre_activation(x, m), both, undefined))
         return Recomputed(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
-    def through_jvp(self, layer: Layer, graph: Adjacency) -> Sensitivities:
+    def differentiate(
+        self, layer: Layer, graph: Adjacency, edge_index: Tensor, edge_features: dict[str, Tensor]
+    ) -> Sensitivities:
         """For a layer that cannot be read, with m and delta from float64."""
-        g = as_function(layer)
         x = self.x.to_dense()
         check_finite(x)
         m = graph.mean(x.double())
         delta, undefined = direction(x.double(), m)
-        return norms(*jvp_along(g, x, m.to(x.dtype), delta.to(x.dtype)), undefined | (graph.in_degree() == 0))
+        delta, undefined = delta.to(x.dtype), undefined | (graph.in_degree() == 0)
+        if is_convolution(layer):
+            return through_layer(layer, x, edge_index, delta, undefined, edge_features)
+        if edge_features:
+            raise TypeError(f"a layer g(x, m) takes no {' and no '.join(edge_features)}; leave that out")
+        return norms(*jvp_along(as_function(layer), x, m.to(x.dtype), delta), undefined)
 
     def _rows(self, genes: Tensor) -> Tensor:
         """Some rows of the matrix, dense, in float64."""

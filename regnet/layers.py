@@ -2,7 +2,8 @@
 
 Exactly these are read, and for them Eqs. (3) and (4) are closed forms: ``Linear`` and ``Sequential(Linear, ReLU, Linear)``
 on ``[x, m]``, RegNet's own ``MLPAggregator`` (the note's section 3), and PyTorch Geometric's ``SAGEConv`` with mean
-aggregation (Eq. (2)): the classes themselves, without hooks. Others go through automatic differentiation.
+aggregation (Eq. (2)): the classes themselves, without hooks. Others go through automatic differentiation: convolutions in
+:mod:`regnet.convolution`, functions ``g(x, m)`` in :mod:`regnet.shrinkage`.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from inspect import signature
 import torch
 from torch import Tensor
 from torch.nn import Dropout, Identity, Linear, Module, ReLU, Sequential
+from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.nn.parameter import is_lazy
-from torch_geometric.nn import SAGEConv
+from torch_geometric.nn import MessagePassing, SAGEConv
 from torch_geometric.nn.aggr import MeanAggregation
 
 from regnet.checks import check_device
@@ -110,7 +112,7 @@ def read_layer(layer: Layer, x: Tensor) -> LayerWeights:
     >>> read_layer(torch.nn.Linear(4, 3), torch.zeros(1, 2)).w_self.shape
     torch.Size([3, 2])
     """
-    as_function(layer)  # raises for what is no g(x, m)
+    as_function(layer := unwrapped(layer))  # raises for what is no g(x, m)
     check_parameters(layer, x)
     second = None
     if isinstance(layer, SAGEConv) and not layer.normalize:
@@ -128,33 +130,52 @@ def read_layer(layer: Layer, x: Tensor) -> LayerWeights:
 
 def as_function(layer: Layer) -> Callable[[Tensor, Tensor], Tensor]:
     """The layer as ``g(x, m)``; a ``SAGEConv`` is called with each mean as the only neighbour of its gene."""
+    layer = unwrapped(layer)
     name = type(layer).__name__
     if not callable(layer):
         raise UnreadableLayerError(f"a layer must be a module or a function g(x, m); got {name}")
     if not isinstance(layer, Module):
         return layer
-    if any(is_lazy(parameter) for parameter in layer.parameters()):
-        raise UnreadableLayerError(f"{layer} is lazy and has not seen data yet; call it once, or give it in_channels")
     if isinstance(layer, (Linear, Sequential)):
         return lambda x, m: layer(torch.cat([x, m], dim=-1))
-    if isinstance(layer, SAGEConv):
-        if type(layer) is not SAGEConv or _has_hooks(layer):
-            raise UnreadableLayerError(f"{name} is a SAGEConv with a subclass or hooks, which may change its messages")
-        if not isinstance(layer.aggr_module, MeanAggregation):
-            raise UnreadableLayerError(f"a SAGEConv must have aggr='mean' to have a neighbour mean; got {layer}")
-        if layer.project:
-            raise UnreadableLayerError("a SAGEConv with project=True is no function of the neighbour mean: not supported")
+    if (
+        type(layer) is SAGEConv
+        and not has_hooks(layer)
+        and isinstance(layer.aggr_module, MeanAggregation)
+        and not layer.project
+    ):
         return lambda x, m: layer((m, x), torch.arange(x.size(0), device=x.device).expand(2, -1))
-    if "edge_index" in signature(layer.forward).parameters:
+    if is_convolution(layer):
         raise UnreadableLayerError(
-            f"{name} takes edge_index, not the neighbour mean; supported are {_READ}, or any function g(x, m)"
+            f"{layer} is called with edges and is no function g(x, m) of the neighbour mean (only a SAGEConv with "
+            "aggr='mean' is, without project, hooks or subclass): use effective_weight_on_graph(layer, x, edge_index)"
         )
+    if "batch" in signature(layer.forward).parameters:
+        raise UnreadableLayerError(f"{name} would take m for a batch: give lambda x, m: layer(torch.cat([x, m], dim=1))")
     return layer
+
+
+def is_convolution(layer: Layer) -> bool:
+    """Whether the layer is called with edges, and not with the neighbour mean."""
+    if not isinstance(layer, Module):
+        return False
+    has_one = any(isinstance(module, MessagePassing) for module in layer.modules())
+    return has_one or "edge_index" in signature(layer.forward).parameters
+
+
+def unwrapped(layer: Layer) -> Layer:
+    """What ``torch.compile`` or ``DataParallel`` was given, which computes the same."""
+    inner = getattr(layer, "_orig_mod", None) or (
+        layer.module if isinstance(layer, (DataParallel, DistributedDataParallel)) else None
+    )
+    return layer if inner is None else unwrapped(inner)
 
 
 def check_parameters(layer: Layer, x: Tensor) -> None:
     """Raise unless the layer's weights, where it has any, are finite and of the dtype and device of ``x``."""
     for name, weight in layer.named_parameters() if isinstance(layer, Module) else ():
+        if is_lazy(weight):
+            raise TypeError(f"{layer} is lazy and has not seen data yet; call it once, or give it in_channels")
         check_device(weight, "the layer", x)
         if weight.numel() and not torch.stack(torch.aminmax(weight.detach())).isfinite().all():
             raise ValueError(
@@ -184,7 +205,7 @@ def _linears(layer: Layer) -> tuple[Linear, Linear | None]:
     """The Linear before the ReLU and, where there is a ReLU, the one behind it."""
     parts = list(_chain(layer.mlp if type(layer) is MLPAggregator else layer))
     kinds = [type(part) for part in parts]
-    if kinds not in ([Linear], [Linear, ReLU, Linear]) or _has_hooks(layer):  # type: ignore[arg-type]
+    if kinds not in ([Linear], [Linear, ReLU, Linear]) or has_hooks(layer):  # type: ignore[arg-type]
         raise UnreadableLayerError(
             f"unsupported layer {type(layer).__name__} ({' -> '.join(kind.__name__ for kind in kinds)}): "
             f'method="exact" reads {_READ}, without hooks or subclasses; use method="jvp", which takes any layer g(x, m)'
@@ -201,7 +222,7 @@ def _chain(layer: object) -> Iterator[object]:
         yield layer
 
 
-def _has_hooks(layer: Module) -> bool:
+def has_hooks(layer: Module) -> bool:
     """Whether anything but the forward of its classes decides what the layer computes."""
     return any(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module) for module in layer.modules())
 

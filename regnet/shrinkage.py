@@ -6,6 +6,7 @@ A layer is any callable ``g(x, m)`` that treats the rows of its two inputs, (gen
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -108,7 +109,7 @@ def sensitivities(
             toward_x, toward_m = jvp_along(g, x, m, delta)
         else:
             toward_x, toward_m = _finite_differences(g, x, m, delta, eps, central)
-    return norms(toward_x, toward_m, undefined)
+    return announced(norms(toward_x, toward_m, undefined))
 
 
 def effective_weight(layer: Layer, x: Tensor, m: Tensor, method: Method = "exact", eps: float = 1e-2) -> Tensor:
@@ -294,6 +295,17 @@ def undefined_at(result: Sensitivities, undefined: Tensor) -> Sensitivities:
     """The same with NaN for some genes."""
     S_x, S_m = result.self_sensitivity, result.neighbor_sensitivity
     return Sensitivities(S_x.masked_fill(undefined, torch.nan), S_m.masked_fill(undefined, torch.nan))
+
+
+def announced(result: Sensitivities) -> Sensitivities:
+    """The same, with a warning where a layer that was not read ignores the neighbour mean of every gene."""
+    S_x, S_m = result.self_sensitivity, result.neighbor_sensitivity
+    if (S_x > 0).any() and not (S_m.nan_to_num() > 0).any():
+        text = (
+            "the layer's output does not depend on m at any gene, so that every weight is 1: is it called as it should be?"
+        )
+        warnings.warn(text, stacklevel=4)
+    return result
 
 
 def lengths(rows: Tensor) -> Tensor:
