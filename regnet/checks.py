@@ -43,8 +43,8 @@ def check_memory(x: Any) -> None:
     has = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else math.inf
     if need > has:
         raise MemoryError(
-            f"training on {genes} genes x {cells} cells takes about {need / 1e9:.1f} GB, and this machine has "
-            f"{has / 1e9:.1f} GB; keep fewer genes, such as the variable ones and the regulators, or fewer cells"
+            f"training on {genes} genes x {cells} cells takes about {need / 1e6:,.1f} MB of memory, and this machine has "
+            f"{has / 1e6:,.1f} MB; keep fewer genes, such as the variable ones and the regulators, or fewer cells"
         )
 
 
