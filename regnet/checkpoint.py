@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import re
 import warnings
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,13 +15,6 @@ from regnet.model import RegNet
 
 _FIRST_LAYER = "graphsage.layers.0.agg.mlp.0.weight"
 _LATENT = "vae.encoder.fc_mu.weight"
-
-
-def to_bytes(content: Any) -> memoryview:
-    """What ``torch.save`` writes."""
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    return buffer.getbuffer()
 
 
 def load_checkpoint(path: str | Path) -> RegNet:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+
+_WHOLE = (torch.int32, torch.int64)
+# How other kinds of matrices give their numbers, genes in rows: scipy.sparse, AnnData, pandas, Dask.
+_NUMBERS = {"toarray": ".toarray()", "to_df": ".to_df().T.to_numpy()", "to_numpy": ".to_numpy()", "dask": ".compute()"}
 
 
 def check_expression(x: Tensor, name: str = "x") -> None:
@@ -20,16 +27,25 @@ def check_expression(x: Tensor, name: str = "x") -> None:
 def check_matrix(x: Tensor, name: str = "x", *, sparse: bool = False) -> None:
     """Raise unless ``x`` is a matrix (genes, cells) of float32 or float64; with ``sparse``, CSR will do as well."""
     if not isinstance(x, Tensor) or x.dtype not in (torch.float32, torch.float64):
-        got = f"a tensor of {x.dtype}" if isinstance(x, Tensor) else type(x).__name__
-        raise TypeError(
-            f"{name} must be a torch.Tensor (genes, cells) of float32 or float64; got {got}; "
-            "convert it, e.g. torch.as_tensor(array, dtype=torch.float32)"
-        )
+        raise TypeError(f"{name} must be a torch.Tensor (genes, cells) of float32 or float64; {_got(x, name, 'float32')}")
     if x.layout != torch.strided and not (sparse and x.layout == torch.sparse_csr):
         fix = "to_sparse_csr() or to_dense()" if sparse else "to_dense()"
         raise TypeError(f"{name} must be dense{' or CSR' * sparse}; got {x.layout}; convert it with {name}.{fix}")
     if x.dim() != 2:
         raise ValueError(f"{name} must be (genes, cells); got shape {tuple(x.shape)}")
+
+
+def check_memory(x: Any) -> None:
+    """Raise unless this machine can train on ``x`` (genes, cells), a tensor or a Dask array."""
+    genes, cells = x.shape
+    # Beside x: weights of the first layer, 2 x 128 a cell, eight times (with gradients, moments, copies); and the attention.
+    need = (genes * cells + 8 * 256 * cells + 4 * genes**2) * x.dtype.itemsize
+    has = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else math.inf
+    if need > has:
+        raise MemoryError(
+            f"training on {genes} genes x {cells} cells takes about {need / 1e6:,.1f} MB of memory, and this machine has "
+            f"{has / 1e6:,.1f} MB; keep fewer genes, such as the variable ones and the regulators, or fewer cells"
+        )
 
 
 def check_finite(x: Tensor, name: str = "x") -> None:
@@ -67,12 +83,8 @@ def check_device(other: Tensor, name: str, x: Tensor) -> None:
 
 def check_edge_index(edge_index: Tensor, num_genes: int, name: str = "edge_index") -> None:
     """Raise unless ``edge_index`` is a non-empty integer matrix (2, edges) of genes that exist."""
-    if not isinstance(edge_index, Tensor) or edge_index.dtype not in (torch.int32, torch.int64):
-        got = f"a tensor of {edge_index.dtype}" if isinstance(edge_index, Tensor) else type(edge_index).__name__
-        raise TypeError(
-            f"{name} must be an integer torch.Tensor (2, edges); got {got}; "
-            "convert it, e.g. torch.as_tensor(array, dtype=torch.long)"
-        )
+    if not isinstance(edge_index, Tensor) or edge_index.layout != torch.strided or edge_index.dtype not in _WHOLE:
+        raise TypeError(f"{name} must be an integer torch.Tensor (2, edges); {_got(edge_index, name, 'long')}")
     if edge_index.dim() != 2 or edge_index.size(0) != 2:
         fix = f"; transpose it, {name}.T" if edge_index.dim() == 2 and edge_index.size(1) == 2 else ""
         raise ValueError(
@@ -102,6 +114,20 @@ def check_gene_names(names: Iterable[str]) -> None:
         raise ValueError(f"gene names must not contain a line break; got {some(broken)}; rename them")
     if twice := [name for name, count in counts.items() if count > 1]:
         raise ValueError(f"gene names must be unique; these occur more than once: {some(twice)}; merge or drop them")
+
+
+def _got(value: Any, name: str, dtype: str) -> str:
+    """What came in place of a dense tensor, and code that makes one of it."""
+    kind = type(value).__name__
+    if isinstance(value, Tensor):
+        kind = f"a tensor of {value.dtype if value.layout == torch.strided else value.layout}"
+    numbers = next((code for attribute, code in _NUMBERS.items() if hasattr(value, attribute)), "")
+    fix = f"torch.as_tensor({name}{numbers}, dtype=torch.{dtype})"
+    if dtype == "long" and "sparse" in kind.lower():
+        fix = f"torch_geometric.utils.to_edge_index({name})[0], with .flip(0) for an adj_t"
+    elif dtype == "long" and numbers == ".toarray()":
+        fix = f"torch_geometric.utils.from_scipy_sparse_matrix({name})[0]"
+    return f"got {kind}; convert it, e.g. {fix}"
 
 
 def some(names: Sequence[str], show: int = 5) -> str:

@@ -9,19 +9,37 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from typer.core import TyperGroup
 
 # What takes seconds to import is imported by the commands that need it.
 if TYPE_CHECKING:
     import torch
     from torch_geometric.data import Data
 
-app = typer.Typer(no_args_is_help=True)
+
+class _Program(TyperGroup):
+    """Every error is one line, also where the output itself fails, and no name in it reaches the terminal as a command."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        with _errors_in_one_line():
+            return super().main(*args, **kwargs)
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            if hasattr(error, "message"):  # a wrong argument, which may be the name of a file
+                error.message = _printable(error.message)
+            raise
+
+
+app = typer.Typer(cls=_Program, no_args_is_help=True)
 
 _option = partial(typer.Option, show_default=False)
 Name = Annotated[str | None, typer.Argument(metavar="NAME", help="One of `regnet datasets`.", show_default=False)]
@@ -62,10 +80,9 @@ def datasets() -> None:
     from regnet.data import list_datasets
 
     table = Table("name", "genes x cells", "edges", "from", "where it is", box=None, pad_edge=False)
-    with _errors_in_one_line():
-        for dataset in list_datasets():
-            table.add_row(*dataset)
-        Console(width=200).print(table)  # wider than the table, so that no name is cut, also not into a file
+    for dataset in list_datasets():
+        table.add_row(*dataset)
+    Console(width=200).print(table)  # wider than the table, so that no name is cut, also not into a file
 
 
 @app.command()
@@ -106,7 +123,7 @@ def pretrain(
         data = to_memory(_load(name, expression, edges, tfs))
         if resume and finished:
             _check_finished(out, data, seed, epochs)
-            typer.echo(f"already finished: {out}")
+            _say(f"already finished: {out}")
             return
         with output_lock(out), _resumable(kept, force):
             trained = train(data, seed=seed, max_epochs=epochs, checkpoint=kept, resume=resume, progress=True)
@@ -116,10 +133,10 @@ def pretrain(
         for metric in ("auroc", "auprc"):
             scores = (f"{metrics[metric + suffix]:.3f}" for suffix in ("", "_degree", "_structure", "_correlation"))
             table.add_row(metric.upper(), *scores)
-        Console().print(table)
+        Console(width=200).print(table)
         undefined = _genes(int(metrics["genes_without_regulators"]))
         typer.echo(f"weight undefined for {undefined} without regulators in the training graph")
-        typer.echo(f"written to {out}")
+        _say(f"written to {out}")
 
 
 @app.command()
@@ -162,7 +179,16 @@ def shrinkage(
             typer.echo(f"weight  median {median:.3f}, quartiles {low:.3f} to {high:.3f}, of {_genes(len(weights))}")
         reasons = "; ".join(f"{count} {reason}" for reason, count in undefined_genes(table).items())
         typer.echo(f"undefined for {_genes(len(table) - len(weights))}" + (f": {reasons}" if reasons else ""))
-        typer.echo(f"written to {out}")
+        _say(f"written to {out}")
+
+
+def _say(text: str, *, err: bool = False) -> None:
+    typer.echo(_printable(text), err=err)
+
+
+def _printable(text: str) -> str:
+    """With control characters, by which a name could command the terminal, as Python writes them."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
 
 
 def _genes(count: int) -> str:
@@ -172,8 +198,7 @@ def _genes(count: int) -> str:
 def _check_input(name: str | None, expression: Path | None, edges: Path | None, tfs: Path | None) -> None:
     from regnet.data import dataset_names
 
-    with _errors_in_one_line():  # of names that are too long for a file
-        is_file = bool(name) and (bool(Path(str(name)).suffix) or Path(str(name)).is_file())
+    is_file = bool(name) and (bool(Path(str(name)).suffix) or Path(str(name)).is_file())
     if name and not expression and name not in dataset_names() and is_file:
         raise typer.BadParameter(f"{name} looks like a file, not like a data set: use --expression {name}")
     if (name is None) == (expression is None):
@@ -207,7 +232,7 @@ def _load(
     called = dataset_name(str(expression))
     data, more = join(source, table, read_names(tfs) if tfs else None, name=called, dtype=dtype)
     for notice in notices + more:
-        typer.echo(f"Notice: {notice}", err=True)
+        _say(f"Notice: {notice}", err=True)
     data.listed_edges = len(table)
     return data
 
@@ -266,11 +291,15 @@ def _refuse_to_replace(out: Path, files: tuple[str, ...]) -> None:
 def _errors_in_one_line() -> Iterator[None]:
     try:
         yield
+    except BrokenPipeError:  # nobody reads any more: Typer ends without a word
+        raise
     except (ValueError, TypeError, OSError, MemoryError, RuntimeError) as error:
         text = " ".join(str(error).splitlines())
         if isinstance(error, RuntimeError):
             if "allocate memory" not in text:  # PyTorch's own way to say that there is too little
                 raise
             text = f"too little memory: {text.split('DefaultCPUAllocator: ')[-1]}"
-        Console(stderr=True, emoji=False, highlight=False).print("[red]Error:[/red]", escape(text), soft_wrap=True)
-        raise typer.Exit(1) from None
+        Console(stderr=True, emoji=False, highlight=False).print(
+            "[red]Error:[/red]", escape(_printable(text)), soft_wrap=True
+        )
+        raise SystemExit(1) from None

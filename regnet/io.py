@@ -20,7 +20,7 @@ import pandas as pd
 import torch
 from torch_geometric.data import Data
 
-from regnet.checks import check_gene_names, some
+from regnet.checks import check_gene_names, check_memory, some
 
 _SUFFIXES = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz", ".h5ad", ".zarr")
 _REGULATOR = {"gene1", "tf", "source", "regulator", "tf_gene", "from"}
@@ -168,9 +168,11 @@ def to_memory(data: Data) -> Data:
         return data
     from regnet.blockwise import dense_blocks, explain_read_errors  # a table needs no Dask
 
+    check_memory(data.x)
+    x = np.empty(data.x.shape, data.x.dtype)
     with explain_read_errors():
-        x = torch.from_numpy(np.ascontiguousarray(dense_blocks(data.x).compute()))
-    return copy(data).update({"x": x})
+        dense_blocks(data.x).store(x, lock=False)  # block by block: only one copy is ever whole
+    return copy(data).update({"x": torch.from_numpy(x)})
 
 
 class _Text(io.TextIOWrapper):

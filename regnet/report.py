@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from copy import copy
+from functools import partial
 from io import BytesIO
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -16,7 +17,6 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 from regnet import figures
-from regnet.checkpoint import to_bytes
 from regnet.engine import output_on_graph, sensitivities_on_graph
 from regnet.graph import in_degree
 from regnet.layers import Layer
@@ -113,8 +113,8 @@ def write_report(folder: str | Path, trained: Pretrained, data: Data) -> None:
     """Write REPORT_FILES of a trained model, atomically; concurrent runs into one folder need ``output_lock``."""
     table = shrinkage_table(_aggregator(trained.model, 0), data, trained.edge_index)
     sources, targets = (table["gene"].to_numpy()[genes] for genes in trained.edge_index.cpu())
-    files: dict[str, bytes | memoryview] = {
-        "regnet_pretrained.pth": to_bytes(trained.model.state_dict()),
+    files: dict[str, Any] = {
+        "regnet_pretrained.pth": partial(torch.save, trained.model.state_dict()),
         "metrics.json": (json.dumps(trained.metrics, indent=2) + "\n").encode(),
         "settings.json": (json.dumps(trained.settings, indent=2) + "\n").encode(),
         "train_edges.csv": pd.DataFrame({"TF": sources, "Target": targets}).to_csv(index=False).encode(),

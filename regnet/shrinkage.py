@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -269,10 +270,18 @@ def _finite_differences(
     length = lengths(delta)[:, None]
     step = eps * delta / torch.where(length > 0, length, 1)
     back_x, back_m = (g(x - step, m), g(x, m - step)) if central else (g(x, m),) * 2
-    width = (2 if central else 1) * eps
-    toward_x, toward_m = (g(x + step, m) - back_x) / width, (g(x, m + step) - back_m) / width
+    toward_x, toward_m = g(x + step, m) - back_x, g(x, m + step) - back_m
     check_rows(toward_x, x)
-    return toward_x * length, toward_m * length
+    changes = torch.stack([lengths(toward_x), lengths(toward_m)])
+    if (lost := (changes <= 8 * torch.finfo(x.dtype).eps * lengths(back_x)) & (length[:, 0] > 0)).any():
+        with suppress(RuntimeError):  # of a layer that cannot be differentiated; where its derivative is 0, so is S
+            lost &= torch.stack([*map(lengths, jvp_along(g, x, m, delta))]) > 0
+    if genes := lost.any(dim=0).nonzero().flatten().tolist():
+        what = f"a step of eps={eps:g} changes the layer's output by no more than rounding for {len(genes)} genes, first"
+        fix = 'S is rounding there; use a longer step, float64, method="exact" or method="jvp"'
+        warnings.warn(f"{what} gene {genes[0]}: {fix}", stacklevel=3)
+    width = (2 if central else 1) * eps
+    return toward_x / width * length, toward_m / width * length
 
 
 def direction(x: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,6 +6,7 @@ import copy
 import hashlib
 import math
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,7 @@ from torch.nn import functional as F
 from torch.optim import Adam
 from torch_geometric.data import Data
 
-from regnet.checkpoint import to_bytes
-from regnet.checks import check_edge_index, check_expression
+from regnet.checks import check_edge_index, check_expression, check_memory
 from regnet.evaluation import EdgeSplit, evaluate, fit_structure, labels_of, split_edges
 from regnet.graph import in_degree
 from regnet.model import RegNet
@@ -88,6 +88,7 @@ def pretrain(
         TypeError, ValueError: data that cannot be used, are not on the CPU, or too few to split; a checkpoint that is
             damaged, of other settings or of more epochs; or training diverges, as on raw counts.
         OSError: the checkpoint cannot be written; the one before it stays.
+        MemoryError: the data and what the training keeps beside them do not fit.
 
     References:
         Section 3 of the note.
@@ -114,9 +115,9 @@ def pretrain(
         with _bar(progress) as bar:
             shown = bar.add_task("", total=max_epochs, completed=done, auprc="")
             for epoch in range(done, max_epochs):
-                optimizer.zero_grad()
                 _loss(model.train(), x, split, hidden_share, features).backward()
                 optimizer.step()
+                optimizer.zero_grad()  # frees their memory
                 auprc = _validation_auprc(model.eval(), x, split, features)
                 if math.isnan(auprc):
                     if path:  # going on would diverge again
@@ -236,7 +237,8 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> str:
 def _keep(path: Path, settings: dict[str, Any], done: int, model: RegNet, optimizer: Adam, best: dict[str, Any]) -> None:
     """One file, so that a kill cannot leave the weights of one epoch beside the state of another."""
     kept = {"settings": settings, "epochs": done, "weights": model.state_dict(), "optimizer": optimizer.state_dict()}
-    write_files(path.parent, {path.name: to_bytes(kept | {"random_state": torch.get_rng_state(), "best": best})})
+    kept |= {"random_state": torch.get_rng_state(), "best": best}
+    write_files(path.parent, {path.name: partial(torch.save, kept)})  # not as bytes first, which may be gigabytes
 
 
 def _restore(path: Path, settings: dict[str, Any], model: RegNet, optimizer: Adam, max_epochs: int) -> tuple[int, Any]:
@@ -245,14 +247,19 @@ def _restore(path: Path, settings: dict[str, Any], model: RegNet, optimizer: Ada
     try:
         kept = torch.load(path, weights_only=True, map_location="cpu")
         done, other = int(kept["epochs"]), differences(dict(kept["settings"]), settings)
-        best = {name: kept["best"][name] for name in ("auprc", "epoch", "weights")}
+        best = {name: kind(kept["best"][name]) for name, kind in (("auprc", float), ("epoch", int), ("weights", dict))}
         if not other:
             for weights in (best["weights"], kept["weights"]):
                 model.load_state_dict(weights)
             optimizer.load_state_dict(optimizer.state_dict() | {"state": kept["optimizer"]["state"]})
-            moments = [moment.keys() for moment in optimizer.state.values()]
-            if moments != [{"step", "exp_avg", "exp_avg_sq"}] * len([*model.parameters()] if done else []):
-                raise ValueError("the optimizer is incomplete")
+            moments = [
+                (kept["exp_avg"].shape, kept["exp_avg_sq"].shape, kept["step"].dim()) for kept in optimizer.state.values()
+            ]
+            if (
+                moments != [(weight.shape, weight.shape, 0) for weight in model.parameters() if done]
+                or not best["auprc"] <= 1
+            ):
+                raise ValueError("the optimizer is incomplete, or the best score no share")
             torch.set_rng_state(kept["random_state"])
     except OSError:
         raise
@@ -272,6 +279,7 @@ def _check_and_split(data: Data, seed: int, max_epochs: int, hidden_share: float
             raise ValueError(f"{field} must be on the CPU, where the training runs; got {device}; use data.cpu()")
     check_expression(data.x)
     check_edge_index(data.edge_index, len(data.x))
+    check_memory(data.x)
     if not isinstance(max_epochs, int) or max_epochs < 1:
         raise ValueError(f"max_epochs must be a whole number of at least 1; got {max_epochs}")
     if not 0 <= hidden_share < 1:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from filelock import FileLock, Timeout
 
@@ -39,14 +40,14 @@ def output_lock(folder: str | Path) -> Iterator[Path]:
                 parent.rmdir()
 
 
-def write_files(folder: Path, files: Mapping[str, bytes | memoryview]) -> None:
+def write_files(folder: Path, files: Mapping[str, bytes | Callable[[BinaryIO], object]]) -> None:
     """Write all files beside their places, then move them there: none is ever half written, and none lost."""
     with explain_write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         unfinished = {folder / f".{name}{_UNFINISHED}": folder / name for name in files}
         try:
             for path, content in zip(unfinished, files.values(), strict=True):
-                path.write_bytes(content)
+                _write(path, content)
             for place in unfinished.values():  # before the first is moved
                 if place.is_dir():
                     raise IsADirectoryError(errno.EISDIR, f"{place.name} is a folder")
@@ -55,6 +56,14 @@ def write_files(folder: Path, files: Mapping[str, bytes | memoryview]) -> None:
         finally:
             for path in unfinished:
                 path.unlink(missing_ok=True)
+
+
+def _write(path: Path, content: bytes | Callable[[BinaryIO], object]) -> None:
+    with path.open("wb") as file:
+        try:
+            content(file) if callable(content) else file.write(content)
+        except RuntimeError as error:  # of PyTorch, behind which it hides why the file could not be written
+            raise error.__context__ or error from None
 
 
 @contextmanager

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import math
 import random
 import re
 
+import dask.array
 import numpy as np
 import pytest
 import torch
@@ -14,6 +16,7 @@ from torch_geometric.data import Data
 
 from regnet import pretrain, training
 from regnet.evaluation import evaluate, split_edges
+from regnet.io import to_memory
 from regnet.structure import pair_features
 from regnet.training import PLAIN
 
@@ -259,6 +262,14 @@ def test_what_cannot_be_trained_is_refused_first(change, options, error, message
         pretrain(tiny_data, **options)
 
 
+def test_what_cannot_fit_the_memory_is_said_first(tiny_data, monkeypatch):
+    monkeypatch.setattr("os.sysconf", {"SC_PHYS_PAGES": 100, "SC_PAGE_SIZE": 2000}.get)
+    on_disk = Data(x=dask.array.from_array(tiny_data.x.numpy()))
+    for use in (lambda: pretrain(tiny_data), lambda: to_memory(on_disk)):
+        with pytest.raises(MemoryError, match=r"40 genes x 12 cells takes about 0.3 MB .* has 0.2 MB; keep fewer genes"):
+            use()
+
+
 def test_what_the_message_names_is_enough(tiny_data):
     """The smallest numbers the error names must train."""
     with pytest.raises(ValueError, match="too little") as caught:
@@ -362,26 +373,27 @@ def test_a_training_of_other_settings_is_refused_and_kept(change, options, words
     assert path.read_bytes() == kept
 
 
-def damages(kept):
+def damages(whole, kept):
     """What may be in the file instead of what was kept."""
-    yield from (b"", b"junk", b"PK\x03\x04 and no more")
-    yield from ([1], kept | {"settings": 3}, kept | {"random_state": torch.zeros(3)})
+    yield from (b"", b"junk", *(whole[: len(whole) * part // 6] for part in range(1, 6)))
+    yield from ([1], kept | {"random_state": torch.zeros(3)}, kept | {"best": kept["best"] | {"auprc": math.nan}})
 
-    def without_one_entry(entries):
+    def with_one_wrong_entry(entries):
         for name, value in entries.items():
             yield {other: entries[other] for other in entries if other != name}
+            yield from (entries | {name: wrong} for wrong in (None, "x", torch.zeros(3), *[3] * isinstance(value, dict)))
             if isinstance(value, dict) and name != "settings":
-                for less in itertools.islice(without_one_entry(value), 6):
+                for less in itertools.islice(with_one_wrong_entry(value), 17):
                     yield entries | {name: less}
 
-    yield from without_one_entry(kept | {"optimizer": {"state": kept["optimizer"]["state"]}})
+    yield from with_one_wrong_entry(kept | {"optimizer": {"state": kept["optimizer"]["state"]}})
 
 
 def test_a_damaged_checkpoint_is_refused_and_kept(tiny_data, tmp_path, monkeypatch):
     path = tmp_path / "last.ckpt"
     stopped(tiny_data, path, 2)
     monkeypatch.setattr(training, "_loss", lambda *_: pytest.fail("training began"))
-    for damage in damages(torch.load(path, weights_only=True)):
+    for damage in damages(path.read_bytes(), torch.load(path, weights_only=True)):
         if isinstance(damage, bytes):
             path.write_bytes(damage)
         else:
