@@ -24,17 +24,18 @@ from torch_geometric.data import Data
 from regnet.checks import check_gene_names, some
 
 _SUFFIXES = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz", ".h5ad", ".zarr")
-# Headers of the tools people use, the best first, as `_key` spells them.
-_REGULATOR = """sourcegenesymbol tfgenesymbol tfsymbol regulatorgenename regulatorgene regulatorygene tfgene tfname tf
-transcriptionfactor regulatorname regulator reg sourcegene source gene1 from""".split()  # noqa: SIM905
-_TARGET = """targetgenesymbol targetsymbol targetgenename targetgene targetname target regulatedgene regulatedname tg gene2
-to""".split()  # noqa: SIM905
-_GENE = ["genesymbol", "genename", "geneshortname", "hgncsymbol", "symbol", "gene"]  # the target, beside a regulator
-_WEIGHT = """weight edgeweight importance importancetf2g tf2gimportance mor combinedconfidences coefmean coef score rhotf2g
-tf2grho confidence""".split()  # noqa: SIM905
-_ROLES = {"regulator": "source", "target": "target"}
+# Headers of the tools people use, the best first, as `_key` spells them; a gene is the target beside a regulator.
+_KNOWN = {
+    "regulator": "sourcegenesymbol tfgenesymbol tfsymbol regulatorgenename regulatorgene regulatorygene tfgene tfname tf "
+    "transcriptionfactor regulatorname regulator reg sourcegene source gene1 from",
+    "target": "targetgenesymbol targetsymbol targetgenename targetgene targetname target regulatedname tg gene2 to",
+    "gene": "genesymbol genename geneshortname hgncsymbol symbol gene",
+    "label": "label",
+    "weight": "weight edgeweight importance importancetf2g tf2gimportance mor combinedconfidences coefmean coef score "
+    "confidence rhotf2g",
+}
 _SAY = "regulator= and target= (--regulator-col and --target-col)"
-_LONGEST_LINE = 2**26  # characters; two million cells have a shorter header, a gigabyte in a small gzip file has not
+_LONGEST_LINE = 2**26  # characters: more than the header of two million cells
 # What is written above the names of genes: below it a header has cells, whatever these are called.
 _ABOVE_GENES = {"", "gene", "genes", "gene_name", "gene_id", "geneid", "gene_symbol", "symbol", "name", "id", "index"}
 
@@ -125,62 +126,64 @@ def read_network(
     ...     _ = file.write_text("Target,TF,Label\nLYZ,SPI1,1\nCD4,SPI1,0\n")
     ...     table, notices = read_network(file)
     >>> table.to_numpy().tolist(), notices
-    ([['SPI1', 'LYZ']], ['1 of 2 pairs have Label 0 and are no edges'])
+    ([['SPI1', 'LYZ']], ["1 of 2 pairs have 0 in column 'Label' and are no edges"])
     """
     is_file = isinstance(path, str | Path)
     where = path if is_file else "edges"
     header, body, notices = _melt_celloracle(*(_read_table(Path(path), str) if is_file else _from_python(path)))
     asked = {"regulator": regulator, "target": target, "weight": weight}
     named = {role: _named(where, header, name) for role, name in asked.items() if name is not None}
-    columns, guessed = _roles(header, named)
-    if len(columns) < 2:
+    columns, guessed = _roles(header, body, named)
+    if regulator is None and target is None:
+        _check_no_matrix(where, header, body)
+    if not {"regulator", "target"} <= columns.keys():
         raise ValueError(
             f"{where}: expected two columns, regulator and target, separated by a tab, a comma or a semicolon; "
             f"got the line {' '.join(header)!r}"
         )
-    is_header = not (is_file and guessed and not named and _is_edge(header, body, columns, guessed, genes))
-    if not named.keys() & _ROLES:
-        _check_no_matrix(where, header, body)
-    if not is_header:
+    if is_file and not named and _is_edge(header, body, columns, guessed, genes):
         body = pd.concat([pd.DataFrame([header]), body], ignore_index=True)
         header = [str(number) for number in range(1, len(header) + 1)]
-        columns, guessed = _roles(header, {})
+        columns, guessed = _roles(header, body, {}, is_header=False)
     if guessed:
-        read = " and ".join(f"the {role} is read from column {header[columns[role]]!r}" for role in guessed)
-        notices.append(f"{read}, which no header names; if that is wrong, say {_SAY}")
-    table = pd.DataFrame({name: _text(body[columns[role]]) for role, name in _ROLES.items()})
+        read = ", ".join(f"the {role} is read from column {header[columns[role]]!r}" for role in guessed)
+        notices.append(f"{read}, since no header says so; if that is wrong, say {_SAY}")
+    ends = {"source": body[columns["regulator"]], "target": body[columns["target"]]}
+    table = pd.DataFrame({end: names.astype(str).where(names.notna(), "").str.strip() for end, names in ends.items()})
     if (nameless := (table == "").any(axis=1)).any():
         line = " ".join(map(str, body[nameless].iloc[0]))
         raise ValueError(f"{where}: expected the names of a regulator and a target in every line; got {line!r}")
-    keep, weights, more = _strengths(where, header, body, columns, named.get("weight"), is_header)
-    if weights is not None:
-        table["weight"] = weights
-    elif min_weight is not None:
-        raise ValueError(f"{where}: min_weight needs a column of weights; got the columns {some(header)}; name it, weight=")
+    for role in [role for role in ("label", "weight") if role in columns]:
+        entries, name = body[columns[role]], header[columns[role]]
+        table[role] = pd.to_numeric(entries, errors="coerce").astype(float)
+        if (wrong := ~(table[role].isin([0, 1]) if role == "label" else np.isfinite(table[role]))).any():
+            what = "a Label of 1 (an edge) or 0 (none)" if role == "label" else f"a finite number as {name}"
+            line = " ".join(map(str, body[wrong].iloc[0]))
+            raise ValueError(f"{where}: expected {what}; got {entries[wrong].iloc[0]!r} in {line!r}; fix or rename it")
+        if none := (table[role] == 0).sum():
+            notices.append(f"{none} of {len(body)} pairs have 0 in column {name!r} and are no edges")
+    table = table[(table.drop(columns=["source", "target"]) != 0).all(axis=1)].drop(columns="label", errors="ignore")
     if min_weight is not None:
-        low = keep & ~(table["weight"].abs() >= min_weight)
-        keep &= ~low
-        more += [f"{low.sum()} of {len(body)} pairs have an absolute weight below {min_weight} and are no edges"] * any(low)
-    table, notices = table[keep].reset_index(drop=True), notices + more
+        if "weight" not in table:
+            raise ValueError(f"{where}: min_weight needs weights; none of the columns {some(header)} is known; say weight=")
+        if low := (table["weight"].abs() < min_weight).sum():
+            notices.append(f"{low} of {len(table)} edges have an absolute weight below {min_weight} and are left out")
+        table = table[table["weight"].abs() >= min_weight]
     if table.empty:
-        raise ValueError(f"{where}: expected at least one edge; got {len(body)} pairs; {'; '.join(notices)}".rstrip("; "))
+        raise ValueError(f"{where}: expected at least one edge; got {len(body)} pairs{'; '.join(['', *notices])}")
     regulators, targets = table["source"].nunique(), table["target"].nunique()
-    if not named.keys() & _ROLES and regulators >= 10 and regulators > 3 * targets:
+    if regulator is None and target is None and regulators >= 10 and regulators > 3 * targets:
         notices.append(f"{regulators} regulators of only {targets} targets: if the columns are swapped, say {_SAY}")
-    return Network(table, notices)
+    return Network(table.reset_index(drop=True), notices)
 
 
 def _key(name: str) -> str:
-    """A header without what tools write differently: case, blanks, ``_ . - #`` and RegulonDB's numbers."""
-    return re.sub(r"^\d+\)|[\s_.#-]", "", name.strip().casefold())
-
-
-def _text(column: pd.Series) -> pd.Series:
-    return column.astype(str).where(column.notna(), "").str.strip()
+    """A header without case, blanks and marks, the numbers of RegulonDB and pandas' ``Unnamed: 0``."""
+    return re.sub(r"^\d+\)|^unnamed: \d+$|[\s_.#-]", "", name.strip().casefold())
 
 
 def _from_python(edges: Any) -> tuple[list[str], pd.DataFrame]:
-    """As `_read_table`, of a data frame, whose index is a column without a name, or of pairs."""
+    """As `_read_table`, of pairs, or of a data frame, whose index is a column without a name."""
     if not isinstance(edges, pd.DataFrame):
         try:
             edges = pd.DataFrame([(source, target) for source, target in edges], columns=["source", "target"])
@@ -190,112 +193,92 @@ def _from_python(edges: Any) -> tuple[list[str], pd.DataFrame]:
                 f"{type(edges).__name__} of another kind; give zip(regulators, targets)"
             ) from None
     body = edges.set_axis(range(1, edges.shape[1] + 1), axis=1).reset_index(drop=True)
-    body.insert(0, 0, list(map(str, edges.index)))
+    body.insert(0, 0, edges.index.map(str))
     return ["", *map(str, edges.columns)], body
 
 
 def _melt_celloracle(header: list[str], body: pd.DataFrame) -> tuple[list[str], pd.DataFrame, list[str]]:
     """CellOracle's peaks x transcription factors as edges to the gene of each peak; any other table as it is."""
-    keys = [_key(name) for name in header]
-    wide = [at for at, key in enumerate(keys) if key not in ("", "peakid", "geneshortname")]
-    if not {"peakid", "geneshortname"} <= set(keys) or not wide or not all(_is_numeric(body[at]) for at in wide):
+    keys = {_key(name): at for at, name in enumerate(header)}
+    wide = [at for key, at in keys.items() if key not in ("", "peakid", "geneshortname")]
+    if not {"peakid", "geneshortname"} <= keys.keys() or not wide or not all(_is_numeric(body[at]) for at in wide):
         return header, body, []
-    peaks, factors = np.nonzero(body[wide].apply(pd.to_numeric, errors="coerce").fillna(0).to_numpy())
-    genes = body[keys.index("geneshortname")].to_numpy()[peaks]
-    edges = pd.DataFrame({0: np.array(header)[wide][factors], 1: genes}).drop_duplicates(ignore_index=True)
-    return ["TF", "gene"], edges, [f"a network of CellOracle: its {len(wide)} columns of regulators are melted"]
+    peaks, regulators = np.nonzero(body[wide].astype(float).to_numpy())
+    edges = pd.DataFrame({0: np.array(header)[wide][regulators], 1: body[keys["geneshortname"]].to_numpy()[peaks]})
+    return ["TF", "gene"], edges.drop_duplicates(), [f"CellOracle's {len(wide)} columns of regulators are melted"]
 
 
 def _named(where: Any, header: list[str], name: str) -> int:
     """Number of the column that is called so, exactly or else ignoring case."""
-    names = [header, [column.strip().casefold() for column in header]]
-    for columns, wanted in zip(names, (name, name.strip().casefold()), strict=True):
-        if wanted in columns:
-            return columns.index(wanted)
+    for column, wanted in ((header, name), ([column.casefold() for column in header], name.casefold())):
+        if wanted in column:
+            return column.index(wanted)
     raise ValueError(f"{where}: there is no column {name!r}; the columns are {some(header, 20)}")
 
 
-def _roles(header: list[str], named: dict[str, int]) -> tuple[dict[str, int], list[str]]:
-    """The columns of regulator and target: as named, by their headers, or the first ones left; and which are the last."""
-    keys, columns = [_key(name) for name in header], dict(named)
-    for role, known in (("regulator", _REGULATOR), ("target", _TARGET)):
-        known = known + _GENE * (role == "target" and "regulator" in columns)
-        free = {key: at for at, key in reversed(list(enumerate(keys))) if at not in columns.values()}
-        columns |= {role: free[key] for key in known if key in free and role not in columns}
-    guessed = [role for role in _ROLES if role not in columns]
-    left = [at for at, key in enumerate(keys) if key not in ("", "label", *_WEIGHT) and at not in columns.values()]
-    columns |= dict(zip(guessed, left, strict=False))
-    return {role: columns[role] for role in _ROLES if role in columns}, guessed
+def _roles(
+    header: list[str], body: pd.DataFrame, named: dict[str, int], *, is_header: bool = True
+) -> tuple[dict[str, int], list[str]]:
+    """Role -> column, as named, by its header, or else one of the first left; and the roles of the last kind."""
+    columns = dict(named)
+    for role in ("regulator", "target", "label", "weight"):
+        known = _KNOWN[role] + f" {_KNOWN['gene']}" * (role == "target" and "regulator" in columns)
+        left = {_key(name): at for at, name in enumerate(header) if at not in columns.values()}
+        has_numbers = (
+            key for key in known.split() if key in left and (key != "confidence" or _numbers(body[left[key]]).any())
+        )
+        if role not in columns and (key := next(has_numbers, "")):
+            columns[role] = left[key]
+    guessed = [role for role in ("regulator", "target") if role not in columns]
+    first = [at for at, name in enumerate(header) if _key(name) and at not in columns.values()]
+    columns |= dict(zip(guessed, first, strict=False))
+    if not {"label", "weight"} & columns.keys() and len(last := first[len(guessed) :]) == 1:
+        column = body[last[0]]
+        if _is_numeric(column) and (not is_header or pd.to_numeric(column, errors="coerce").isin([0, 1]).all()):
+            columns["weight"] = last[0]
+            guessed.append("weight")
+    return columns, guessed
 
 
 def _is_edge(
     header: list[str], body: pd.DataFrame, columns: dict[str, int], guessed: list[str], genes: Sequence[str] | None
 ) -> bool:
     """Whether the first line is an edge: its names are known, a number is behind them, or nothing speaks for a header."""
-    names = {header[columns[role]].strip().casefold() for role in guessed}
-    known = {name.strip().casefold() for name in chain(genes or (), *(body[at].unique() for at in columns.values()))}
-    numbers = pd.to_numeric(pd.Series(header), errors="coerce").notna()
-    has_number = numbers.any() and not numbers[list(columns.values())].any()
-    unknown = genes is None and len(guessed) == 2 and not {"label", *_WEIGHT} & {_key(name) for name in header}
-    return names <= known or bool(has_number) or unknown
+    ends = [columns["regulator"], columns["target"]]
+    names = {header[columns[role]].strip().casefold() for role in guessed if role != "weight"}
+    known = {name.strip().casefold() for name in chain(genes or (), *(body[end].unique() for end in ends))}
+    numbers = _numbers(pd.Series(header))
+    has_number, unknown = numbers.any() and not numbers[ends].any(), genes is None and set(guessed) == {*columns}
+    return bool(names and (names <= known or has_number or unknown))
+
+
+def _numbers(column: pd.Series) -> pd.Series:
+    return pd.to_numeric(column, errors="coerce").notna()
 
 
 def _is_numeric(column: pd.Series) -> bool:
-    """Whether there is a number, or TRUE or FALSE, wherever something is."""
-    number = pd.to_numeric(column, errors="coerce").notna() | column.isin(["TRUE", "FALSE", "True", "False"])
-    return bool(number.any() and (number | column.isna() | column.isin(["", "NA"])).all())
+    """Whether the column holds numbers, or TRUE and FALSE, and nothing else."""
+    numbers = _numbers(column) | column.isin(["TRUE", "FALSE", "True", "False"])
+    return bool(numbers.any() and (numbers | column.isin(["", "NA", np.nan])).all())
 
 
 def _check_no_matrix(where: Any, header: list[str], body: pd.DataFrame) -> None:
     """Raise for a table of nothing but numbers beside the names of its rows."""
-    rows_are_named = not _is_numeric(body[0]) or set(header[1:]) <= set(map(str, body[0]))
-    if len(header) > 2 and rows_are_named and all(_is_numeric(body[at]) for at in range(1, len(header))):
+    has_names = not _is_numeric(body[0]) or set(header[1:]) <= set(body[0])
+    if len(header) > 2 and has_names and all(_is_numeric(body[at]) for at in range(1, len(header))):
         raise ValueError(
-            f"{where}: expected edges, one pair a line; got a matrix of {len(body)} x {len(header) - 1} numbers; melt it, with "
-            'pandas.read_csv(file, index_col=0).rename_axis("source").melt(var_name="target", value_name="weight", '
-            'ignore_index=False).reset_index() where its rows are the regulators, with "source" and "target" exchanged where '
-            f"its columns are; or, if it is no matrix, say {_SAY}"
+            f"{where}: expected edges, one pair a line; got a matrix of {len(body)} x {len(header) - 1}; melt it, where "
+            'rows are regulators with pandas.read_csv(file, index_col=0).rename_axis("source").melt(ignore_index=False, '
+            'var_name="target", value_name="weight").reset_index(), where columns are with "source" and "target" exchanged; '
+            f"if it is no matrix, say {_SAY}"
         )
-
-
-def _strengths(
-    where: Any, header: list[str], body: pd.DataFrame, columns: dict[str, int], weight: int | None, is_header: bool
-) -> tuple[pd.Series, pd.Series | None, list[str]]:
-    """Which pairs are edges by their label and their weight; the weights, where there are any; and notices."""
-    keys = [_key(name) for name in header]
-    others = [at for at, key in enumerate(keys) if key and at not in columns.values()]
-    label = next((at for at in others if keys[at] == "label"), None)
-    if weight is None:
-        known = (at for key in _WEIGHT for at in others if keys[at] == key)
-        weight = next((at for at in known if pd.to_numeric(body[at], errors="coerce").notna().any()), None)
-    keep, weights, notices = pd.Series(True, body.index), None, []
-    if label is None and weight is None and len(others) == 1 and _is_numeric(body[others[0]]):
-        if pd.to_numeric(body[others[0]], errors="coerce").isin([0, 1]).all():
-            label = others[0]
-        elif not is_header:
-            weight = others[0]
-            notices.append(f"the weight is read from column {header[weight]!r}, which no header names")
-    for at in (at for at in (label, weight) if at is not None):
-        numbers = pd.to_numeric(body[at], errors="coerce").astype(float)
-        if (wrong := ~(numbers.isin([0, 1]) if at == label else np.isfinite(numbers))).any():
-            what = "a Label of 1 (an edge) or 0 (none)" if at == label else f"a finite number as {header[at]}"
-            line = " ".join(map(str, body[wrong].iloc[0]))
-            raise ValueError(
-                f"{where}: expected {what}; got {str(body.loc[wrong, at].iloc[0])!r} in the line {line!r}; "
-                "fix it, or rename a column that is none"
-            )
-        if (numbers == 0).any():
-            notices.append(f"{(numbers == 0).sum()} of {len(body)} pairs have {header[at]} 0 and are no edges")
-        keep &= numbers != 0
-        weights = numbers if at == weight else None
-    return keep, weights, notices
 
 
 def read_names(path: str | Path) -> list[str]:
     r"""Names of genes, such as the transcription factors, each once.
 
-    They are one a line, or in a column that is called like a regulator (``TF``) or a gene (``symbol``), ignoring case. Raises
-    ``ValueError`` for a damaged file, one without names, and several columns none of which is called so.
+    They are in a column that is called like a regulator (``TF``) or a gene (``symbol``), ignoring case; or else one a line,
+    without a header. Raises ``ValueError`` for a damaged file, one without names, and several columns of other names.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -306,16 +289,15 @@ def read_names(path: str | Path) -> list[str]:
     """
     header, body = _read_table(Path(path), str)
     keys = [_key(name) for name in header]
-    column = next((keys.index(key) for key in _REGULATOR + _GENE if key in keys), None)
-    if column is None and len(keys) > 1:
-        raise ValueError(
-            f"{path}: expected names of genes, one a line or in a column TF; got the columns {some(header)}; "
-            "keep one column, or call the one with the names TF"
-        )
-    entries = [header[0], *body[0]] if column is None else body[column]
+    column = next((keys.index(key) for role in ("regulator", "gene") for key in _KNOWN[role].split() if key in keys), None)
+    if column is None and len(keys) == 2 and not keys[0]:
+        column = 1  # behind the numbers of pandas and R
+    entries = body[column] if column is not None else [] if len(keys) > 1 else [header[0], *body[0]]
     names = list(dict.fromkeys(name.strip() for name in entries if name.strip()))
     if not names:
-        raise ValueError(f"{path}: expected names of genes, one a line or in a column TF; got none")
+        raise ValueError(
+            f"{path}: expected names of genes, one a line or in a column TF; got {len(body)} lines of {some(header)}"
+        )
     return names
 
 
@@ -339,26 +321,16 @@ def to_memory(data: Data) -> Data:
 class _Text(io.TextIOWrapper):
     """Text without NUL characters, as UTF-16 and spreadsheets have them: pandas ends a field there without a word.
 
-    A line that would fill the memory, as a small gzip file can hold, is refused before it does.
+    It comes line by line, and is refused before one line, such as a small gzip file can hold, fills the memory.
     """
 
-    _length = 0  # of the line that is being read
-
     def read(self, size: int | None = -1) -> str:
-        text = super().read(size)
-        if "\0" in text:
-            raise UnicodeError("a NUL character")
-        end = text.rfind("\n") + 1
-        self._length = len(text) - end + (0 if end else self._length)
-        if self._length > _LONGEST_LINE:
-            raise csv.Error(f"a line of more than {_LONGEST_LINE} characters")
+        text = super().readline(_LONGEST_LINE)
+        if "\0" in text or len(text) == _LONGEST_LINE:
+            raise UnicodeError("a NUL character" if "\0" in text else f"a line of {len(text)} characters")
         return text
 
-    def readline(self, size: int | None = -1) -> str:  # type: ignore[override]
-        line = super().readline(_LONGEST_LINE)
-        if len(line) == _LONGEST_LINE:
-            raise csv.Error(f"a line of at least {_LONGEST_LINE} characters")
-        return line
+    readline = read  # type: ignore[assignment]
 
 
 def _is_header(comment: str, line: str, separator: str) -> bool:

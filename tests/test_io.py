@@ -61,8 +61,10 @@ def test_awkward_names_and_exact_values_survive_every_format(tmp_path, suffix, s
         gzip.compress(TABLE[:20].encode()) + gzip.compress(TABLE[20:].encode()) + bytes(5),
         "\n" + TABLE.replace("\n", "\n,,\n \n", 2) + ",,\n\n",
         TABLE.replace("A,", " A ,"),
+        f"# made by R, 2024\n\n{TABLE}",
+        f"# by, hand\n#{TABLE}",
+        "# a, b; and c, d\n" + TABLE.replace(",", "\t"),
     ],
-    ids=["mark", "Windows", "old Mac", "Excel", "tabs", "R", "R with a mark", "two gzip members", "blank lines", "spaces"],
 )
 @pytest.mark.parametrize("suffix", [".csv", ".txt.gz"])
 def test_the_ways_of_other_programs_are_taken(write, text, suffix):
@@ -129,8 +131,7 @@ def test_cells_may_be_called_anything(write, cells):
         ("A,1.5,2\nB,3,4\n", ["expected a header", "values of a gene, A"]),
         ("A,0,3,0\nB,1,0,0\n", ["expected a header"]),
         (f"sep=,\n{TABLE}", ["sep="]),
-        (f"# from the second run\n{TABLE}", ["4 genes and 0 cells below the header '# from the second run'"]),
-        (f"# a, b and c\n{TABLE}", ["# a"]),
+        ("# a remark and nothing else\n", ["file is empty"]),
     ],
 )
 def test_what_is_wrong_with_a_table_is_said(write, text, words):
@@ -281,12 +282,50 @@ def test_without_genes_an_unknown_first_line_is_an_edge(write):
     assert pairs(write("e.csv", "a,b\nSPI1,LYZ\n")) == [("a", "b"), ("SPI1", "LYZ")]
 
 
-def test_a_label_of_zero_is_no_edge_and_is_said(write):
-    text = "TF,Target,label\nSPI1,LYZ,1\nSPI1,CD74,0\nLYZ,CD74,0.0\nLYZ,NA,1.0\n"
-    table, notices = read_network(write("e.csv", text), genes=GENES)
-    assert table.to_numpy().tolist() == [["SPI1", "LYZ"], ["LYZ", "NA"]]
-    assert notices == ["2 of 4 pairs have Label 0 and are no edges"]
-    assert pairs(write("e.csv", "Label,x,y\n0,SPI1,LYZ\n1,SPI1,CD74\n"), GENES) == [("SPI1", "CD74")]
+TOOLS = {  # file -> how many of SPI1 -> LYZ, SPI1 -> CD74, GATA1 -> LYZ it holds, or these with weights
+    "BEELINE": ("Gene1,Gene2,Type\nSPI1,LYZ,+\nSPI1,CD74,-\n", 2),
+    "BEELINE, ranked": ("Gene1\tGene2\tEdgeWeight\nSPI1\tLYZ\t0.9\nSPI1\tCD74\t-0.5\n", [0.9, -0.5]),
+    "GRNBoost2": ("TF\ttarget\timportance\nSPI1\tLYZ\t41.5\nSPI1\tCD74\t0.5\n", [41.5, 0.5]),
+    "GENIE3": ('"regulatoryGene","targetGene","weight"\n"1","SPI1","LYZ",0.4\n"2","SPI1","CD74",0\n', [0.4]),
+    "SCENIC+": ("Region\tGene\timportance_R2G\tTF\timportance_TF2G\ttriplet_rank\nchr1:1-9\tLYZ\t1\tSPI1\t0.2\t0\n", [0.2]),
+    "CollecTRI": (",source,target,weight,resources\n0,SPI1,LYZ,1,A;B\n1,SPI1,CD74,-1,A\n", [1, -1]),
+    "OmniPath": ("source\ttarget\tsource_genesymbol\ttarget_genesymbol\nP17947\tP61626\tSPI1\tLYZ\n", 1),
+    "DoRothEA": ('"tf","confidence","target","mor"\n"SPI1","A","LYZ",1\n"SPI1","D","CD74",-1\n', [1, -1]),
+    "RegulonDB": ("## Release: 1,2\n##\n1)riId\t4)tfName\t7)regulatedName\t8)function\nR1\tSPI1\tLYZ\t+\n", 1),
+    "CellOracle": (",peak_id,gene_short_name,SPI1,GATA1\n0,p1,LYZ,1.0,1.0\n1,p2,CD74,1.0,0.0\n2,p3,LYZ,1,0\n", 3),
+    "Inferelator": ("target\tregulator\tcombined_confidences\t1\t2\nLYZ\tSPI1\t0.9\t1\t\nCD74\tSPI1\t0.0\t0\t\n", [0.9]),
+    "DREAM": ("SPI1\tLYZ\t1\nSPI1\tCD74\t1\nCD74\tSPI1\t0\n", [1, 1]),
+    "R": ('"from"\t"to"\n"1"\t"SPI1"\t"LYZ"\n"2"\t"SPI1"\t"CD74"\n', 2),
+    "fusca": ("target,reg\nLYZ,SPI1\nCD74,SPI1\n", 2),
+    "gene, TF": ("gene,TF\nLYZ,SPI1\n", 1),
+    "TG, TF": ("TG,TF\nLYZ,SPI1\n", 1),
+    "# as of a comment": ("#target\ttf\nLYZ\tSPI1\n", 1),
+    "a remark": ("# made by R, 2024\ntarget\ttf\nLYZ\tSPI1\n", 1),
+    "a remark with the same commas": ("# made by R, 2024\n\ntarget,tf\nLYZ,SPI1\n", 1),
+    "a remark above # as of a comment": ("# v1, x\n# Target_Gene;Transcription-Factor\nLYZ;SPI1\n", 1),
+    "a label behind": ("Target.Gene\tlabel\tTF.name\nLYZ\t1\tSPI1\nCD74\t0.0\tSPI1\n", 1),
+    "0 and 1 below any header": ("tf,target,is_true\nSPI1,LYZ,1\nSPI1,CD74,0\n", [1]),
+    "weights without a header": ("SPI1,LYZ,0.5\nSPI1,CD74,0\n", [0.5]),
+    "transferrin, no header": ("SPI1,TF\nSPI1,LYZ\n", [("SPI1", "TF"), ("SPI1", "LYZ")]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+@pytest.mark.parametrize("as_frame", [False, True])
+def test_the_files_of_other_tools_are_read(write, tool, as_frame):
+    text, expected = TOOLS[tool]
+    path = write("e.txt", text)
+    if as_frame:
+        if text.startswith(("#", "SPI1")) or tool in ("R", "GENIE3"):
+            pytest.skip("a data frame has a header")
+        path = pd.read_csv(path, sep=None, engine="python", na_values=[""], keep_default_na=False)
+    table, _ = read_network(path, genes=GENES)
+    edges = [("SPI1", "LYZ"), ("SPI1", "CD74")] if tool != "CellOracle" else [("SPI1", "LYZ"), ("GATA1", "LYZ"), ("SPI1", "CD74")]
+    if isinstance(expected, list) and isinstance(expected[0], tuple):
+        edges, expected = expected, len(expected)
+    count = expected if isinstance(expected, int) else len(expected)
+    assert list(table[["source", "target"]].itertuples(index=False, name=None)) == edges[:count]
+    assert ("weight" in table) == isinstance(expected, list) and (isinstance(expected, int) or table["weight"].tolist() == expected)
 
 
 @pytest.mark.parametrize(
