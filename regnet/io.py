@@ -29,12 +29,12 @@ _KNOWN = {
     "regulator": "sourcegenesymbol tfgenesymbol tfsymbol regulatorgenename regulatorgene regulatorygene tfgene tfname tf "
     "transcriptionfactor regulatorname regulator reg sourcegene source gene1 from",
     "target": "targetgenesymbol targetsymbol targetgenename targetgene targetname target regulatedname tg gene2 to",
-    "gene": "genesymbol genename geneshortname hgncsymbol symbol gene",
     "label": "label",
     "weight": "weight edgeweight importance importancetf2g tf2gimportance mor combinedconfidences coefmean coef score "
     "confidence rhotf2g",
 }
-_SAY = "regulator= and target= (--regulator-col and --target-col)"
+_GENE = " genesymbol genename geneshortname hgncsymbol symbol gene"
+_SAY = "regulator= and target= (--regulator-col and --target-col), or write a header"
 _LONGEST_LINE = 2**26  # characters: more than the header of two million cells
 # What is written above the names of genes: below it a header has cells, whatever these are called.
 _ABOVE_GENES = {"", "gene", "genes", "gene_name", "gene_id", "geneid", "gene_symbol", "symbol", "name", "id", "index"}
@@ -155,7 +155,7 @@ def read_network(
         raise ValueError(f"{where}: expected the names of a regulator and a target in every line; got {line!r}")
     for role in [role for role in ("label", "weight") if role in columns]:
         entries, name = body[columns[role]], header[columns[role]]
-        table[role] = pd.to_numeric(entries, errors="coerce").astype(float)
+        table[role] = _numbers(entries)
         if (wrong := ~(table[role].isin([0, 1]) if role == "label" else np.isfinite(table[role]))).any():
             what = "a Label of 1 (an edge) or 0 (none)" if role == "label" else f"a finite number as {name}"
             line = " ".join(map(str, body[wrong].iloc[0]))
@@ -203,16 +203,16 @@ def _melt_celloracle(header: list[str], body: pd.DataFrame) -> tuple[list[str], 
     wide = [at for key, at in keys.items() if key not in ("", "peakid", "geneshortname")]
     if not {"peakid", "geneshortname"} <= keys.keys() or not wide or not all(_is_numeric(body[at]) for at in wide):
         return header, body, []
-    peaks, regulators = np.nonzero(body[wide].astype(float).to_numpy())
+    peaks, regulators = np.nonzero(body[wide].apply(_numbers).fillna(0).to_numpy())
     edges = pd.DataFrame({0: np.array(header)[wide][regulators], 1: body[keys["geneshortname"]].to_numpy()[peaks]})
     return ["TF", "gene"], edges.drop_duplicates(), [f"CellOracle's {len(wide)} columns of regulators are melted"]
 
 
 def _named(where: Any, header: list[str], name: str) -> int:
     """Number of the column that is called so, exactly or else ignoring case."""
-    for column, wanted in ((header, name), ([column.casefold() for column in header], name.casefold())):
-        if wanted in column:
-            return column.index(wanted)
+    for spell in (str, str.casefold):
+        if spell(name) in (columns := list(map(spell, header))):
+            return columns.index(spell(name))
     raise ValueError(f"{where}: there is no column {name!r}; the columns are {some(header, 20)}")
 
 
@@ -221,20 +221,19 @@ def _roles(
 ) -> tuple[dict[str, int], list[str]]:
     """Role -> column, as named, by its header, or else one of the first left; and the roles of the last kind."""
     columns = dict(named)
-    for role in ("regulator", "target", "label", "weight"):
-        known = _KNOWN[role] + f" {_KNOWN['gene']}" * (role == "target" and "regulator" in columns)
+    for role, known in _KNOWN.items():
         left = {_key(name): at for at, name in enumerate(header) if at not in columns.values()}
-        has_numbers = (
-            key for key in known.split() if key in left and (key != "confidence" or _numbers(body[left[key]]).any())
-        )
-        if role not in columns and (key := next(has_numbers, "")):
+        if "confidence" in left and not _numbers(body[left["confidence"]]).notna().any():
+            del left["confidence"]  # letters are no weights
+        known += _GENE if role == "target" and "regulator" in columns else ""
+        if role not in columns and (key := next((key for key in known.split() if key in left), "")):
             columns[role] = left[key]
     guessed = [role for role in ("regulator", "target") if role not in columns]
     first = [at for at, name in enumerate(header) if _key(name) and at not in columns.values()]
     columns |= dict(zip(guessed, first, strict=False))
     if not {"label", "weight"} & columns.keys() and len(last := first[len(guessed) :]) == 1:
-        column = body[last[0]]
-        if _is_numeric(column) and (not is_header or pd.to_numeric(column, errors="coerce").isin([0, 1]).all()):
+        numbers = _numbers(body[last[0]])
+        if numbers.isin([0, 1]).all() or (not is_header and numbers.notna().all()):
             columns["weight"] = last[0]
             guessed.append("weight")
     return columns, guessed
@@ -247,18 +246,20 @@ def _is_edge(
     ends = [columns["regulator"], columns["target"]]
     names = {header[columns[role]].strip().casefold() for role in guessed if role != "weight"}
     known = {name.strip().casefold() for name in chain(genes or (), *(body[end].unique() for end in ends))}
-    numbers = _numbers(pd.Series(header))
+    numbers = _numbers(pd.Series(header)).notna()
     has_number, unknown = numbers.any() and not numbers[ends].any(), genes is None and set(guessed) == {*columns}
     return bool(names and (names <= known or has_number or unknown))
 
 
 def _numbers(column: pd.Series) -> pd.Series:
-    return pd.to_numeric(column, errors="coerce").notna()
+    """The numbers of a column, 1 and 0 for TRUE and FALSE, and NaN for other text."""
+    numbers = pd.to_numeric(column.replace({"TRUE": "1", "True": "1", "FALSE": "0", "False": "0"}), errors="coerce")
+    return numbers.astype(float)
 
 
 def _is_numeric(column: pd.Series) -> bool:
-    """Whether the column holds numbers, or TRUE and FALSE, and nothing else."""
-    numbers = _numbers(column) | column.isin(["TRUE", "FALSE", "True", "False"])
+    """Whether there is a number wherever something is."""
+    numbers = _numbers(column).notna()
     return bool(numbers.any() and (numbers | column.isin(["", "NA", np.nan])).all())
 
 
@@ -289,7 +290,7 @@ def read_names(path: str | Path) -> list[str]:
     """
     header, body = _read_table(Path(path), str)
     keys = [_key(name) for name in header]
-    column = next((keys.index(key) for role in ("regulator", "gene") for key in _KNOWN[role].split() if key in keys), None)
+    column = next((keys.index(key) for key in (_KNOWN["regulator"] + _GENE).split() if key in keys), None)
     if column is None and len(keys) == 2 and not keys[0]:
         column = 1  # behind the numbers of pandas and R
     entries = body[column] if column is not None else [] if len(keys) > 1 else [header[0], *body[0]]
