@@ -245,7 +245,9 @@ def _is_edge(
     """Whether the first line is an edge: its names are known, a number is behind them, or nothing speaks for a header."""
     ends = [columns["regulator"], columns["target"]]
     names = {header[columns[role]].strip().casefold() for role in guessed if role != "weight"}
-    known = {name.strip().casefold() for name in chain(genes or (), *(body[end].unique() for end in ends))}
+    known = {
+        name.strip().casefold() for name in chain([] if genes is None else genes, *(body[end].unique() for end in ends))
+    }
     numbers = _numbers(pd.Series(header)).notna()
     has_number, unknown = numbers.any() and not numbers[ends].any(), genes is None and set(guessed) == {*columns}
     return bool(names and (names <= known or has_number or unknown))
