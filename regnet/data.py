@@ -79,7 +79,7 @@ def make_dataset(
 
     Args:
         expression: a data frame (genes x cells), or an ``AnnData`` (cells x genes), whose matrix may lie on disk.
-        edges: pairs (regulator, target) of names, or a data frame with columns ``source`` and ``target``.
+        edges: pairs (regulator, target) of names, or a data frame, whose columns :func:`regnet.io.read_network` finds.
         tfs: names of transcription factors; the regulators of ``edges`` where none are given.
         strict: whether a name that is no gene, or matches only ignoring case, is an error instead of a warning.
         name: what the data set is called in outputs.
@@ -98,10 +98,13 @@ def make_dataset(
     >>> make_dataset(expression, [("SPI1", "LYZ")]).edge_index.tolist()
     [[0], [1]]
     """
-    data, notices = join(expression, edges, tfs, name=name, dtype=dtype)
+    from regnet.io import read_network
+
+    table, read = read_network(edges)
+    data, notices = join(expression, table, tfs, name=name, dtype=dtype)
     if strict and notices:
         raise ValueError(f"{'; '.join(notices)}; with strict=True every name must be spelled exactly as its gene is")
-    for notice in notices:
+    for notice in read + notices:
         warnings.warn(notice, stacklevel=2)
     return data
 
@@ -118,14 +121,7 @@ def join(
 
     old = expression if isinstance(expression, Data) else Data()
     x, genes, cells = (old.x, old.gene_names, []) if len(old) else _matrix(expression, dtype or torch.float32)
-    try:
-        pairs = edges[["source", "target"]] if hasattr(edges, "columns") else [(source, target) for source, target in edges]
-    except (KeyError, TypeError, ValueError):
-        raise TypeError(
-            "edges must be pairs (regulator, target) of gene names or a data frame with columns source and target; got "
-            f"{type(edges).__name__} of another kind; rename the columns, or give zip(regulators, targets)"
-        ) from None
-    table = pd.DataFrame(pairs, columns=["source", "target"]).astype(str)
+    table = pd.DataFrame(edges, columns=["source", "target"]).astype(str)
     names = table.stack().unique().tolist()
     rows, notices = _match(names, genes, "the edges")
     known = table.apply(lambda column: column.map(rows)).dropna().astype(int)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import re
 import warnings
 import zlib
 from collections.abc import Sequence
@@ -23,8 +24,18 @@ from torch_geometric.data import Data
 from regnet.checks import check_gene_names, check_memory, some
 
 _SUFFIXES = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz", ".h5ad", ".zarr")
-_REGULATOR = {"gene1", "tf", "source", "regulator", "tf_gene", "from"}
-_TARGET = {"gene2", "target", "target_gene", "to"}
+# Headers of the tools people use, the best first, as `_key` spells them; a gene is the target beside a regulator.
+_KNOWN = {
+    "regulator": "sourcegenesymbol tfgenesymbol tfsymbol regulatorgenename regulatorgene regulatorygene tfgene tfname tf "
+    "transcriptionfactor regulatorname regulator reg sourcegene source gene1 from",
+    "target": "targetgenesymbol targetsymbol targetgenename targetgene targetname target regulatedname tg gene2 to",
+    "label": "label",
+    "weight": "weight edgeweight importance importancetf2g tf2gimportance mor combinedconfidences coefmean coef score "
+    "confidence rhotf2g",
+}
+_GENE = " genesymbol genename geneshortname hgncsymbol symbol gene"
+_SAY = "regulator= and target= (--regulator-col and --target-col), or write a header"
+_LONGEST_LINE = 2**26  # characters: more than the header of two million cells
 # What is written above the names of genes: below it a header has cells, whatever these are called.
 _ABOVE_GENES = {"", "gene", "genes", "gene_name", "gene_id", "geneid", "gene_symbol", "symbol", "name", "id", "index"}
 
@@ -77,67 +88,200 @@ def read_expression(path: str | Path) -> anndata.AnnData:
         raise ValueError(f"{path}: {error}") from None
 
 
-def read_network(path: str | Path, *, genes: Sequence[str] | None = None) -> Network:
+def read_network(
+    path: Any,
+    *,
+    regulator: str | None = None,
+    target: str | None = None,
+    weight: str | None = None,
+    min_weight: float | None = None,
+    genes: Sequence[str] | None = None,
+) -> Network:
     r"""Read edges, regulator -> target.
 
+    The columns are known by the headers of BEELINE, GRNBoost2, GENIE3, SCENIC+, decoupler, OmniPath, RegulonDB, Inferelator
+    and their like, in any order, ignoring case; a column ``gene`` is the target beside a regulator. What no header names is
+    read from the first columns left, with a notice. Pairs with a ``Label`` or a weight of 0 are no edges, and so are those
+    with 0 in the last of three columns where it holds only 0 and 1. The wide network of CellOracle is melted.
+
     Args:
-        path: a table separated by tabs, commas or semicolons, with ``.gz`` or without. The regulator's column is called
-            ``Gene1``, ``TF``, ``source``, ``regulator``, ``TF_gene`` or ``from``, the target's ``Gene2``, ``target``,
-            ``Target_gene`` or ``to``, ignoring case; else they are the first two. A column ``Label`` holds 1 for an edge and
-            0 for a pair that is none.
+        path: a table separated by tabs, commas or semicolons, with ``.gz`` or without; or a data frame; or pairs of names.
+        regulator, target, weight: names of the columns, where they are called otherwise.
+        min_weight: the least absolute weight of an edge: a negative weight is repression, and an edge.
         genes: names of the genes of the expression, used to decide whether the first line is an edge or a header.
 
     Returns:
-        The table, with columns ``source`` and ``target``, for :func:`regnet.make_dataset`, and notices on how it was read.
+        The table, with columns ``source``, ``target`` and, where there are weights, ``weight``, for
+        :func:`regnet.make_dataset`; and notices on how it was read.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: a damaged or empty file, a line without two names, or a label other than 0 and 1.
+        TypeError: neither a path nor a data frame nor pairs.
+        ValueError: a damaged or empty file, a matrix, a line without two names, a label other than 0 and 1, a weight that is
+            no finite number, an unknown column, or ``min_weight`` without weights.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     file = Path(folder) / "edges.csv"
-    ...     _ = file.write_text("TF,Target,Label\nSPI1,LYZ,1\nSPI1,CD4,0\n")
+    ...     _ = file.write_text("Target,TF,Label\nLYZ,SPI1,1\nCD4,SPI1,0\n")
     ...     table, notices = read_network(file)
     >>> table.to_numpy().tolist(), notices
-    ([['SPI1', 'LYZ']], ['1 of 2 pairs have Label 0 and are no edges'])
+    ([['SPI1', 'LYZ']], ["1 of 2 pairs have 0 in column 'Label' and are no edges"])
     """
-    path = Path(path)
-    header, body = _read_table(path, str)
-    lower = [name.strip().casefold() for name in header]
-    columns = [next((at for at, name in enumerate(lower) if name in role), -1) for role in (_REGULATOR, _TARGET)]
-    if not (named := min(columns) >= 0):
-        columns = [at for at, name in enumerate(lower) if name not in ("", "label")][:2]
-    if len(columns) < 2:
+    is_file = isinstance(path, str | Path)
+    where = path if is_file else "edges"
+    header, body, notices = _melt_celloracle(*(_read_table(Path(path), str) if is_file else _from_python(path)))
+    asked = {"regulator": regulator, "target": target, "weight": weight}
+    named = {role: _named(where, header, name) for role, name in asked.items() if name is not None}
+    columns, guessed = _roles(header, body, named)
+    if regulator is None and target is None:
+        _check_no_matrix(where, header, body)
+    if not {"regulator", "target"} <= columns.keys():
         raise ValueError(
-            f"{path}: expected two columns, regulator and target, separated by a tab, a comma or a semicolon; "
+            f"{where}: expected two columns, regulator and target, separated by a tab, a comma or a semicolon; "
             f"got the line {' '.join(header)!r}"
         )
-    if not named and (genes is None or {lower[column] for column in columns} <= {gene.casefold() for gene in genes}):
-        body, lower = pd.concat([pd.DataFrame([header]), body], ignore_index=True), []
-    table = body[columns].set_axis(["source", "target"], axis=1).apply(lambda names: names.str.strip())
+    if is_file and not named and _is_edge(header, body, columns, guessed, genes):
+        body = pd.concat([pd.DataFrame([header]), body], ignore_index=True)
+        header = [str(number) for number in range(1, len(header) + 1)]
+        columns, guessed = _roles(header, body, {}, is_header=False)
+    if guessed:
+        read = ", ".join(f"the {role} is read from column {header[columns[role]]!r}" for role in guessed)
+        notices.append(f"{read}, since no header says so; if that is wrong, say {_SAY}")
+    ends = {"source": body[columns["regulator"]], "target": body[columns["target"]]}
+    table = pd.DataFrame({end: names.astype(str).where(names.notna(), "").str.strip() for end, names in ends.items()})
     if (nameless := (table == "").any(axis=1)).any():
-        line = " ".join(body[nameless].iloc[0])
-        raise ValueError(f"{path}: expected the names of a regulator and a target in every line; got {line!r}")
-    if "label" in lower:
-        label = body[lower.index("label")]
-        is_edge = pd.to_numeric(label, errors="coerce")
-        if len(wrong := label[~is_edge.isin([0, 1])]):
-            raise ValueError(
-                f"{path}: expected a Label of 1 (an edge) or 0 (none); got {wrong.iloc[0]!r}; rename a column that is none"
-            )
-        table = table[is_edge == 1].reset_index(drop=True)
+        line = " ".join(map(str, body[nameless].iloc[0]))
+        raise ValueError(f"{where}: expected the names of a regulator and a target in every line; got {line!r}")
+    for role in [role for role in ("label", "weight") if role in columns]:
+        entries, name = body[columns[role]], header[columns[role]]
+        table[role] = _numbers(entries)
+        if (wrong := ~(table[role].isin([0, 1]) if role == "label" else np.isfinite(table[role]))).any():
+            what = "a Label of 1 (an edge) or 0 (none)" if role == "label" else f"a finite number as {name}"
+            line = " ".join(map(str, body[wrong].iloc[0]))
+            raise ValueError(f"{where}: expected {what}; got {entries[wrong].iloc[0]!r} in {line!r}; fix or rename it")
+        if none := (table[role] == 0).sum():
+            notices.append(f"{none} of {len(body)} pairs have 0 in column {name!r} and are no edges")
+    table = table[(table.drop(columns=["source", "target"]) != 0).all(axis=1)].drop(columns="label", errors="ignore")
+    if min_weight is not None:
+        if "weight" not in table:
+            raise ValueError(f"{where}: min_weight needs weights; none of the columns {some(header)} is known; say weight=")
+        if low := (table["weight"].abs() < min_weight).sum():
+            notices.append(f"{low} of {len(table)} edges have an absolute weight below {min_weight} and are left out")
+        table = table[table["weight"].abs() >= min_weight]
     if table.empty:
-        raise ValueError(f"{path}: expected at least one edge; got {len(body)} pairs, none of them with Label 1")
-    none = len(body) - len(table)
-    return Network(table, [f"{none} of {len(body)} pairs have Label 0 and are no edges"] if none else [])
+        raise ValueError(f"{where}: expected at least one edge; got {len(body)} pairs{'; '.join(['', *notices])}")
+    regulators, targets = table["source"].nunique(), table["target"].nunique()
+    if regulator is None and target is None and regulators >= 10 and regulators > 3 * targets:
+        notices.append(f"{regulators} regulators of only {targets} targets: if the columns are swapped, say {_SAY}")
+    return Network(table.reset_index(drop=True), notices)
+
+
+def _key(name: str) -> str:
+    """A header without case, blanks and marks, the numbers of RegulonDB and pandas' ``Unnamed: 0``."""
+    return re.sub(r"^\d+\)|^unnamed: \d+$|[\s_.#-]", "", name.strip().casefold())
+
+
+def _from_python(edges: Any) -> tuple[list[str], pd.DataFrame]:
+    """As `_read_table`, of pairs, or of a data frame, whose index is a column without a name."""
+    if not isinstance(edges, pd.DataFrame):
+        try:
+            edges = pd.DataFrame([(source, target) for source, target in edges], columns=["source", "target"])
+        except (TypeError, ValueError):
+            raise TypeError(
+                "edges must be pairs (regulator, target) of gene names or a data frame with columns source and target; got "
+                f"{type(edges).__name__} of another kind; give zip(regulators, targets)"
+            ) from None
+    body = edges.set_axis(range(1, edges.shape[1] + 1), axis=1).reset_index(drop=True)
+    body.insert(0, 0, edges.index.map(str))
+    return ["", *map(str, edges.columns)], body
+
+
+def _melt_celloracle(header: list[str], body: pd.DataFrame) -> tuple[list[str], pd.DataFrame, list[str]]:
+    """CellOracle's peaks x transcription factors as edges to the gene of each peak; any other table as it is."""
+    keys = {_key(name): at for at, name in enumerate(header)}
+    wide = [at for key, at in keys.items() if key not in ("", "peakid", "geneshortname")]
+    if not {"peakid", "geneshortname"} <= keys.keys() or not wide or not all(_is_numeric(body[at]) for at in wide):
+        return header, body, []
+    peaks, regulators = np.nonzero(body[wide].apply(_numbers).fillna(0).to_numpy())
+    edges = pd.DataFrame({0: np.array(header)[wide][regulators], 1: body[keys["geneshortname"]].to_numpy()[peaks]})
+    return ["TF", "gene"], edges.drop_duplicates(), [f"CellOracle's {len(wide)} columns of regulators are melted"]
+
+
+def _named(where: Any, header: list[str], name: str) -> int:
+    """Number of the column that is called so, exactly or else ignoring case."""
+    for spell in (str, str.casefold):
+        if spell(name) in (columns := list(map(spell, header))):
+            return columns.index(spell(name))
+    raise ValueError(f"{where}: there is no column {name!r}; the columns are {some(header, 20)}")
+
+
+def _roles(
+    header: list[str], body: pd.DataFrame, named: dict[str, int], *, is_header: bool = True
+) -> tuple[dict[str, int], list[str]]:
+    """Role -> column, as named, by its header, or else one of the first left; and the roles of the last kind."""
+    columns = dict(named)
+    for role, known in _KNOWN.items():
+        left = {_key(name): at for at, name in enumerate(header) if at not in columns.values()}
+        if "confidence" in left and not _numbers(body[left["confidence"]]).notna().any():
+            del left["confidence"]  # letters are no weights
+        known += _GENE if role == "target" and "regulator" in columns else ""
+        if role not in columns and (key := next((key for key in known.split() if key in left), "")):
+            columns[role] = left[key]
+    guessed = [role for role in ("regulator", "target") if role not in columns]
+    first = [at for at, name in enumerate(header) if _key(name) and at not in columns.values()]
+    columns |= dict(zip(guessed, first, strict=False))
+    if not {"label", "weight"} & columns.keys() and len(last := first[len(guessed) :]) == 1:
+        numbers = _numbers(body[last[0]])
+        if numbers.isin([0, 1]).all() or (not is_header and numbers.notna().all()):
+            columns["weight"] = last[0]
+            guessed.append("weight")
+    return columns, guessed
+
+
+def _is_edge(
+    header: list[str], body: pd.DataFrame, columns: dict[str, int], guessed: list[str], genes: Sequence[str] | None
+) -> bool:
+    """Whether the first line is an edge: its names are known, a number is behind them, or nothing speaks for a header."""
+    ends = [columns["regulator"], columns["target"]]
+    names = {header[columns[role]].strip().casefold() for role in guessed if role != "weight"}
+    known = {
+        name.strip().casefold() for name in chain([] if genes is None else genes, *(body[end].unique() for end in ends))
+    }
+    numbers = _numbers(pd.Series(header)).notna()
+    has_number, unknown = numbers.any() and not numbers[ends].any(), genes is None and set(guessed) == {*columns}
+    return bool(names and (names <= known or has_number or unknown))
+
+
+def _numbers(column: pd.Series) -> pd.Series:
+    """The numbers of a column, 1 and 0 for TRUE and FALSE, and NaN for other text."""
+    numbers = pd.to_numeric(column.replace({"TRUE": "1", "True": "1", "FALSE": "0", "False": "0"}), errors="coerce")
+    return numbers.astype(float)
+
+
+def _is_numeric(column: pd.Series) -> bool:
+    """Whether there is a number wherever something is."""
+    numbers = _numbers(column).notna()
+    return bool(numbers.any() and (numbers | column.isin(["", "NA", np.nan])).all())
+
+
+def _check_no_matrix(where: Any, header: list[str], body: pd.DataFrame) -> None:
+    """Raise for a table of nothing but numbers beside the names of its rows."""
+    has_names = not _is_numeric(body[0]) or set(header[1:]) <= set(body[0])
+    if len(header) > 2 and has_names and all(_is_numeric(body[at]) for at in range(1, len(header))):
+        raise ValueError(
+            f"{where}: expected edges, one pair a line; got a matrix of {len(body)} x {len(header) - 1}; melt it, where "
+            'rows are regulators with pandas.read_csv(file, index_col=0).rename_axis("source").melt(ignore_index=False, '
+            'var_name="target", value_name="weight").reset_index(), where columns are with "source" and "target" exchanged; '
+            f"if it is no matrix, say {_SAY}"
+        )
 
 
 def read_names(path: str | Path) -> list[str]:
     r"""Names of genes, such as the transcription factors, each once.
 
-    They are in a column ``TF`` or ``gene``, ignoring case; or else in the first column, without a header. Raises
-    ``ValueError`` for a damaged file and one without names.
+    They are in a column that is called like a regulator (``TF``) or a gene (``symbol``), ignoring case; or else one a line,
+    without a header. Raises ``ValueError`` for a damaged file, one without names, and several columns of other names.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -147,12 +291,16 @@ def read_names(path: str | Path) -> list[str]:
     ['SPI1', 'NA']
     """
     header, body = _read_table(Path(path), str)
-    lower = [name.strip().casefold() for name in header]
-    column = next((lower.index(name) for name in ("tf", "gene") if name in lower), None)
-    entries = [header[0], *body[0]] if column is None else body[column]
+    keys = [_key(name) for name in header]
+    column = next((keys.index(key) for key in (_KNOWN["regulator"] + _GENE).split() if key in keys), None)
+    if column is None and len(keys) == 2 and not keys[0]:
+        column = 1  # behind the numbers of pandas and R
+    entries = body[column] if column is not None else [] if len(keys) > 1 else [header[0], *body[0]]
     names = list(dict.fromkeys(name.strip() for name in entries if name.strip()))
     if not names:
-        raise ValueError(f"{path}: expected names of genes, one a line or in a column TF; got none")
+        raise ValueError(
+            f"{path}: expected names of genes, one a line or in a column TF; got {len(body)} lines of {some(header)}"
+        )
     return names
 
 
@@ -176,29 +324,49 @@ def to_memory(data: Data) -> Data:
 
 
 class _Text(io.TextIOWrapper):
-    """Text without NUL characters, as UTF-16 and spreadsheets have them: pandas ends a field there without a word."""
+    """Text without NUL characters, as UTF-16 and spreadsheets have them: pandas ends a field there without a word.
+
+    It comes line by line, and is refused before one line, such as a small gzip file can hold, fills the memory.
+    """
 
     def read(self, size: int | None = -1) -> str:
-        text = super().read(size)
-        if "\0" in text:
-            raise UnicodeError("a NUL character")
+        text = super().readline(_LONGEST_LINE)
+        if "\0" in text or len(text) == _LONGEST_LINE:
+            raise UnicodeError("a NUL character" if "\0" in text else f"a line of {len(text)} characters")
         return text
+
+    readline = read  # type: ignore[assignment]
+
+
+def _is_header(comment: str, line: str, separator: str) -> bool:
+    """Whether a line that starts with # is the header of the next one, and not a remark."""
+    names, entries = csv.reader([comment.lstrip("#"), line], delimiter=separator)
+    return 1 < len(names) == len(entries) and (separator == "\t" or not any(" " in name.strip() for name in names))
 
 
 def _read_table(path: Path, dtype: Any) -> tuple[list[str], pd.DataFrame]:
-    """The fields of the first line, and the lines below it with columns that are numbered; blank lines are left out."""
+    """The fields of the header, and the lines below it with columns that are numbered.
+
+    Blank lines are left out, and so are lines above that start with #, but for a header of as many fields as the next line.
+    """
     with path.open("rb") as start:
         is_gzip = start.read(2) == b"\x1f\x8b"  # by its content: a suffix may be wrong
     try:
         with _Text(gzip.open(path) if is_gzip else path.open("rb"), encoding="utf-8-sig") as file:
-            lines = (line for line in file if line.strip())
-            first = next(lines, "")
+            lines = ((number, line) for number, line in enumerate(file) if line.strip())
+            comment, (start, first) = None, next(lines, (0, ""))
+            while first.startswith("#"):
+                comment, (start, first) = (start, first), next(lines, (0, ""))
             separator = max("\t,;", key=first.count)
-            rows = csv.reader(chain([first], lines), delimiter=separator)
+            if comment and _is_header(comment[1], first, separator):
+                lines, (start, first) = chain([(start, first)], lines), comment
+            rows = csv.reader(chain([first.lstrip("#")], (line for _, line in lines)), delimiter=separator)
             header, second = next(rows), next(rows, [])
             if len(second) == len(header) + 1:
                 header = ["", *header]  # R's write.table names no column for the row names
             file.seek(0)
+            for _ in range(start):
+                file.readline()
             # na_filter=False: NA is a gene; round_trip: a number as it is written, to the last digit.
             options = {"dtype": dtype, "na_filter": False, "low_memory": False, "float_precision": "round_trip"}
             body = pd.read_csv(file, sep=separator, header=0, names=range(len(header)), **options)

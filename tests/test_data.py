@@ -43,11 +43,27 @@ def test_a_data_set_points_from_regulator_to_target():
     assert data.x.tolist() == EXPRESSION.to_numpy().tolist() and data.x.dtype == torch.float32
 
 
-@pytest.mark.parametrize("kind", [iter, lambda edges: pd.DataFrame(edges, columns=["source", "target"]).assign(weight=1)])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        iter,
+        np.array,
+        lambda edges: pd.DataFrame(edges, columns=["source", "target"], index=list("abc")).assign(weight=1),
+        lambda edges: pd.DataFrame(edges, columns=["TF", "Gene"], dtype="category")[["Gene", "TF"]],
+    ],
+)
 def test_edges_are_pairs_or_a_table_and_repeated_ones_count_once(kind):
     with pytest.warns(UserWarning, match="ignoring case"):
         data = make_dataset(EXPRESSION, kind([("LYZ", "Cd74"), ("lyz", "CD74"), ("LYZ", "Cd74")]))
     assert data.edge_index.tolist() == [[1], [2]]
+
+
+def test_a_guess_about_the_columns_is_a_warning_also_where_strict():
+    with pytest.warns(
+        UserWarning, match="the regulator is read from column 'x', the target is read from column 'y'"
+    ) as caught:
+        data = make_dataset(EXPRESSION, pd.DataFrame(EDGE, columns=["x", "y"]), strict=True)
+    assert data.edge_index.tolist() == [[1], [2]] and caught[0].filename == __file__
 
 
 def test_regulators_are_the_tfs_where_none_are_given():
@@ -101,8 +117,14 @@ def test_other_numbers_and_names_that_are_numbers_are_taken(kind):
         (lambda e: e.replace(0.5, 1e300), EDGE, ValueError, "expression must be finite; got inf"),
         (lambda e: e.T, [("LYZ", "cd74")], ValueError, "the edges name the cells.*transpose it"),
         (lambda e: e, [("X", "Y")], ValueError, "the edges name X, Y, the genes are Spi1, LYZ, Cd74; use the same kind of"),
-        (lambda e: e, [], ValueError, "no edge is between two genes"),
-        (lambda e: e, pd.DataFrame({"regulator": ["A"], "target": ["B"]}), TypeError, "columns source and target"),
+        (lambda e: e, [], ValueError, "edges: expected at least one edge; got 0 pairs"),
+        (lambda e: e, pd.DataFrame({"tf": ["A"]}), ValueError, "edges: expected two columns"),
+        (
+            lambda e: e,
+            pd.DataFrame({"tf": ["A"], "target": [None]}),
+            ValueError,
+            "names of a regulator and a target .*'0 A None'",
+        ),
         (lambda e: e, [("A", "B", 1)], TypeError, r"must be pairs \(regulator, target\)"),
         (lambda e: e, None, TypeError, "got NoneType"),
         (lambda e: e, torch.tensor([[0], [1]]), TypeError, "got Tensor"),

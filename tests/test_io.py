@@ -61,8 +61,10 @@ def test_awkward_names_and_exact_values_survive_every_format(tmp_path, suffix, s
         gzip.compress(TABLE[:20].encode()) + gzip.compress(TABLE[20:].encode()) + bytes(5),
         "\n" + TABLE.replace("\n", "\n,,\n \n", 2) + ",,\n\n",
         TABLE.replace("A,", " A ,"),
+        f"# made by R, 2024\n\n{TABLE}",
+        f"# by, hand\n#{TABLE}",
+        "# a, b; and c, d\n" + TABLE.replace(",", "\t"),
     ],
-    ids=["mark", "Windows", "old Mac", "Excel", "tabs", "R", "R with a mark", "two gzip members", "blank lines", "spaces"],
 )
 @pytest.mark.parametrize("suffix", [".csv", ".txt.gz"])
 def test_the_ways_of_other_programs_are_taken(write, text, suffix):
@@ -129,8 +131,7 @@ def test_cells_may_be_called_anything(write, cells):
         ("A,1.5,2\nB,3,4\n", ["expected a header", "values of a gene, A"]),
         ("A,0,3,0\nB,1,0,0\n", ["expected a header"]),
         (f"sep=,\n{TABLE}", ["sep="]),
-        (f"# from the second run\n{TABLE}", ["4 genes and 0 cells below the header '# from the second run'"]),
-        (f"# a, b and c\n{TABLE}", ["# a"]),
+        ("# a remark and nothing else\n", ["file is empty"]),
     ],
 )
 def test_what_is_wrong_with_a_table_is_said(write, text, words):
@@ -279,14 +280,117 @@ def test_else_the_first_two_columns_count_and_a_first_line_of_two_genes_is_no_he
 
 def test_without_genes_an_unknown_first_line_is_an_edge(write):
     assert pairs(write("e.csv", "a,b\nSPI1,LYZ\n")) == [("a", "b"), ("SPI1", "LYZ")]
+    assert pairs(write("e.csv", "LYZ,TF\nSPI1,LYZ\n")) == [("LYZ", "TF"), ("SPI1", "LYZ")]
+    assert pairs(write("e.csv", "x,TF\nSPI1,LYZ\n")) == [("LYZ", "SPI1")]
 
 
-def test_a_label_of_zero_is_no_edge_and_is_said(write):
-    text = "TF,Target,label\nSPI1,LYZ,1\nSPI1,CD74,0\nLYZ,CD74,0.0\nLYZ,NA,1.0\n"
-    table, notices = read_network(write("e.csv", text), genes=GENES)
-    assert table.to_numpy().tolist() == [["SPI1", "LYZ"], ["LYZ", "NA"]]
-    assert notices == ["2 of 4 pairs have Label 0 and are no edges"]
-    assert pairs(write("e.csv", "Label,x,y\n0,SPI1,LYZ\n1,SPI1,CD74\n"), GENES) == [("SPI1", "CD74")]
+TOOLS = {
+    "BEELINE": ("Gene1,Gene2,Type\nSPI1,LYZ,+\nSPI1,NA,-\n", "SPI1 LYZ;SPI1 NA"),
+    "BEELINE, ranked": ("Gene1\tGene2\tEdgeWeight\nSPI1\tLYZ\t0.9\nSPI1\tNA\t-0.5\n", "SPI1 LYZ 0.9;SPI1 NA -0.5"),
+    "GRNBoost2": ("TF\ttarget\timportance\nSPI1\tLYZ\t41.5\nSPI1\tNA\t0.0\n", "SPI1 LYZ 41.5"),
+    "GENIE3": ('"regulatoryGene","targetGene","weight"\n"1","SPI1","LYZ",0.4\n"2","SPI1","NA",0\n', "SPI1 LYZ 0.4"),
+    "SCENIC+": ("Region\tGene\trho_R2G\tTF\timportance_TF2G\ttriplet_rank\nr1\tLYZ\t1\tSPI1\t0.2\t0\n", "SPI1 LYZ 0.2"),
+    "CollecTRI": (",source,target,weight,resources\n0,SPI1,LYZ,1,A;B\n1,SPI1,NA,-1,A\n", "SPI1 LYZ 1.0;SPI1 NA -1.0"),
+    "DoRothEA": ('"tf","confidence","target","mor"\n"SPI1","A","LYZ",1\n', "SPI1 LYZ 1.0"),
+    "letters": ("source,confidence,target\nSPI1,A,LYZ\n", "SPI1 LYZ"),
+    "OmniPath": ("source\ttarget\tsource_genesymbol\ttarget_genesymbol\nP1\tP2\tSPI1\tLYZ\n", "SPI1 LYZ"),
+    "RegulonDB": ("## Release: 1,2\n##\n1)riId\t4)tfName\t7)regulatedName\t8)function\nR1\tSPI1\tLYZ\t+\n", "SPI1 LYZ"),
+    "CellOracle": (
+        ",peak_id,gene_short_name,SPI1,GATA1\n0,p1,LYZ,1.0,1.0\n1,p2,NA,1.0,0.0\n2,p3,LYZ,1,0\n",
+        "SPI1 LYZ;GATA1 LYZ;SPI1 NA",
+    ),
+    "Inferelator": ("target\tregulator\tcombined_confidences\t1\nLYZ\tSPI1\t0.9\t1\nNA\tSPI1\t0.0\t\n", "SPI1 LYZ 0.9"),
+    "DREAM": ("G1\tG2\t1\nSPI1\tLYZ\t1\nNA\tSPI1\t0\n", "G1 G2 1.0;SPI1 LYZ 1.0"),
+    "R": ('"from"\t"to"\n"1"\t"SPI1"\t"LYZ"\n', "SPI1 LYZ"),
+    "fusca": ("target,reg\nLYZ,SPI1\n", "SPI1 LYZ"),
+    "gene, TF": ("gene,TF\nLYZ,SPI1\n", "SPI1 LYZ"),
+    "TG, TF": ("TG,TF\nLYZ,SPI1\n", "SPI1 LYZ"),
+    "#target, tf": ("#target\ttf\nLYZ\tSPI1\n", "SPI1 LYZ"),
+    "# Target, TF; again": ("# v1, x\n# Target_Gene;Transcription-Factor\nLYZ;SPI1\n", "SPI1 LYZ"),
+    "a remark": ("# made by R, 2024\ntarget\ttf\nLYZ\tSPI1\n", "SPI1 LYZ"),
+    "a remark with as many commas": ("# made by R, 2024\n\ntarget,tf\nLYZ,SPI1\n", "SPI1 LYZ"),
+    "a label between": ("Target.Gene\tlabel\tTF.name\nLYZ\t1\tSPI1\nNA\t0.0\tSPI1\n", "SPI1 LYZ"),
+    "0 and 1 below any header": ("tf,target,is_true\nSPI1,LYZ,TRUE\nSPI1,NA,FALSE\n", "SPI1 LYZ 1.0"),
+    "a header that says nothing of the third": ("tf,target,p\nSPI1,LYZ,0\nSPI1,NA,0.5\n", "SPI1 LYZ;SPI1 NA"),
+    "weights without a header": ("SPI1,LYZ,0.5\nSPI1,NA,0\n", "SPI1 LYZ 0.5"),
+    "transferrin, without a header": ("LYZ,TF\nSPI1,LYZ\n", "LYZ TF;SPI1 LYZ"),
+}
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_the_networks_of_other_tools_are_read(write, tool):
+    text, expected = TOOLS[tool]
+    path = write("e.txt", text)
+    table, notices = read_network(path, genes=pd.Index(GENES))
+    edges, is_guess = [table], any(word in tool for word in ("without", "DREAM", "0 and 1"))
+    assert ("since no header says so" in str(notices)) == is_guess
+    if tool not in ("R", "GENIE3") and "#" not in text and not is_guess:
+        edges.append(read_network(pd.read_csv(path, sep=None, engine="python", keep_default_na=False)).table)
+    for table in edges:
+        assert table.to_csv(sep=" ", header=False, index=False, lineterminator=";") == f"{expected};"
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "expected"),
+    [
+        ("TF,Target,Label\nSPI1,NA,1\nSPI1,LYZ,0\n", {}, ["1 of 2 pairs have 0 in column 'Label' and are no edges"]),
+        ("TF,Target,mor\nSPI1,LYZ,0\nSPI1,NA,-1\n", {}, ["1 of 2 pairs have 0 in column 'mor' and are no edges"]),
+        ("SPI1,NA\n", {}, ["the regulator is read from column '1', the target is read from column '2', since no header"]),
+        ("x,TF\nNA,SPI1\n", {}, ["the target is read from column 'x', since no header says so; if that is wrong, say reg"]),
+        ("x,TF\nNA,SPI1\n", {"target": "X"}, []),
+        ("SPI1,NA,0.5\n", {}, ["the weight is read from column '3', since no header"]),
+        ("a,b,c\nNA,SPI1,9\nLYZ,SPI1,0\n", {"regulator": "b", "target": "a", "weight": "c"}, ["1 of 2 pairs have 0 in"]),
+        ("TF,b,Target\nLYZ,SPI1,NA\n", {"regulator": "b"}, []),
+        (
+            "TF,Target,mor\nSPI1,NA,-2\nSPI1,LYZ,2\nLYZ,NA,-1\n",
+            {"min_weight": 2},
+            ["1 of 3 edges have an absolute weight below 2 and are left out"],
+        ),
+        ("TF,Target\n" + "".join(f"G{k},NA\n" for k in range(9)), {}, []),
+        (
+            "TF,Target\n" + "".join(f"G{k},NA\n" for k in range(10)),
+            {},
+            ["10 regulators of only 1 targets: if the columns are"],
+        ),
+        ("TF,Target\n" + "".join(f"G{k},{GENES[3 - k % 4]}\n" for k in range(12)), {}, []),
+        ("TF,Target\n" + "".join(f"G{k},NA\n" for k in range(10)), {"target": "Target"}, []),
+        (",peak_id,gene_short_name,SPI1\n0,p,NA,1\n", {}, ["CellOracle's 1 columns of regulators are melted"]),
+    ],
+)
+def test_a_guess_and_what_is_left_out_are_said(write, text, options, expected):
+    table, notices = read_network(write("e.csv", text), genes=GENES, **options)
+    assert len(notices) == len(expected) and all(map(str.__contains__, notices, expected))
+    assert table["target"].iloc[0] == "NA"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        ",SPI1,GATA1,LYZ\nSPI1,0,0,1\nGATA1,0,0,0\n",
+        ",SPI1,LYZ\nSPI1,0,1\nLYZ,0,0\n",
+        "LYZ\tNA\nSPI1\t0\t1.5\nGATA1\t-1\tNA\n",
+        "gene,TF,TG,LYZ\nSPI1,TRUE,FALSE,TRUE\n",
+        ",10,20\n10,0,1\n20,0,0\n",
+    ],
+)
+def test_a_matrix_is_no_network(write, text):
+    path = write("e.csv", text)
+    for genes in (None, GENES):
+        refused(lambda genes=genes: read_network(path, genes=genes), str(path), "got a matrix of", "melt", "regulator=")
+    frame = pd.read_csv(path, sep=None, engine="python", index_col=0)
+    refused(lambda: make_dataset(frame, frame), "edges: expected edges", "got a matrix of")
+
+
+@pytest.mark.parametrize("lines", [0, 1, 2, 3])
+def test_a_line_that_would_fill_the_memory_is_refused(write, lines, monkeypatch):
+    monkeypatch.setattr("regnet.io._LONGEST_LINE", 1000)
+    for line in (b"1," * 500, b"1" * 1000):
+        path = write(
+            "x.csv.gz", gzip.compress(b"gene,c1\n" + b"A,1\n" * (lines - 1) + line) if lines else gzip.compress(line)
+        )
+        for read in READERS:
+            refused(lambda read=read, path=path: read(path), str(path), "a line of 1000 characters")
+    assert len(read_names(write("x.csv.gz", gzip.compress(b"1" * 999)))) == 1
 
 
 @pytest.mark.parametrize(
@@ -300,6 +404,10 @@ def test_a_label_of_zero_is_no_edge_and_is_said(write):
         ("TF,Target,Label\nSPI1,LYZ,2\n", ["Label of 1", "'2'"]),
         ("TF,Target,Label\nSPI1,LYZ,yes\n", ["'yes'"]),
         ("TF,Target,Label\nSPI1,LYZ\n", ["Label", "''"]),
+        ("TF,Target,importance\nSPI1,LYZ,high\n", ["a finite number as importance", "'high' in 'SPI1 LYZ high'"]),
+        ("TF,Target,weight,x\nSPI1,LYZ,,x\nSPI1,NA,inf,y\n", ["a finite number as weight", "'' in 'SPI1 LYZ  x'"]),
+        ("TF,Target,mor\nSPI1,LYZ,inf\n", ["'inf'"]),
+        ("a,b,c\nSPI1,LYZ,0\nSPI1,NA,0.0\n", ["at least one edge", "got 2 pairs; ", "2 of 2 pairs have 0"]),
         ("TF,Target\nSPI1,LYZ\nSPI1\n", ["a regulator and a target", "'SPI1 '"]),
         ("TF,Target\n,LYZ\n", ["a regulator and a target"]),
     ],
@@ -307,6 +415,15 @@ def test_a_label_of_zero_is_no_edge_and_is_said(write):
 def test_what_is_wrong_with_a_network_is_said(write, text, words):
     path = write("e.csv", text)
     refused(lambda: read_network(path, genes=GENES), str(path), *words)
+
+
+def test_an_unknown_column_and_a_threshold_without_weights_are_refused(write):
+    path = write("e.csv", "TF,Target,x\nSPI1,LYZ,y\n")
+    for options in ({"regulator": "tfs"}, {"target": "to"}, {"weight": "mor"}):
+        (name,) = options.values()
+        refused(lambda options=options: read_network(path, **options), f"no column {name!r}; the columns are TF, Target, x")
+    refused(lambda: read_network(path, min_weight=1), "e.csv: min_weight needs weights", "TF, Target, x", "weight=")
+    refused(lambda: read_network(path, weight="x"), "a finite number as x")
 
 
 # Lists of names
@@ -319,15 +436,18 @@ def test_what_is_wrong_with_a_network_is_said(write, text, words):
         "SPI1\nNA\n",
         "gene\tx\nSPI1\t1\nNA\t2\n",
         "\ufefftf\r\nSPI1\r\n NA \r\nSPI1\r\n",
-        "SPI1,x\nNA,y",
+        "target,reg\nLYZ,SPI1\nLYZ,NA\n",
+        "# of 2024, by hand\nEnsembl ID\tHGNC symbol\nE1\tSPI1\nE2\tNA\n",
+        '"","x"\n"1","SPI1"\n"2","NA"\n',
     ],
 )
-def test_names_come_from_the_column_tf_or_gene_or_the_first(write, text):
+def test_names_come_from_the_column_of_regulators_or_genes_or_the_only_one(write, text):
     assert read_names(write("tfs.csv", text)) == ["SPI1", "NA"]
 
 
 def test_a_list_without_names_is_refused(write):
     refused(lambda: read_names(write("tfs.csv", "TF\n")), "tfs.csv: expected names of genes")
+    refused(lambda: read_names(write("tfs.csv", "LYZ,SPI1\nNA,SPI1\n")), "tfs.csv: expected names", "1 lines of LYZ, SPI1")
 
 
 @pytest.mark.parametrize(
