@@ -5,18 +5,27 @@ from __future__ import annotations
 import io
 import re
 import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Linear, Module, ReLU, Sequential
+from torch_geometric.nn import SAGEConv
 
 from regnet.checks import some
 from regnet.model import RegNet
 
 _FIRST_LAYER = "graphsage.layers.0.agg.mlp.0.weight"
 _LATENT = "vae.encoder.fc_mu.weight"
+_ASSUMED = {
+    Sequential: "Linear -> ReLU -> Linear on [x, m]",
+    Linear: "Linear on [x, m]",
+    SAGEConv: "SAGEConv with aggr='mean', without normalize",
+}
 
 
 def to_bytes(content: Any) -> memoryview:
@@ -24,6 +33,29 @@ def to_bytes(content: Any) -> memoryview:
     buffer = io.BytesIO()
     torch.save(content, buffer)
     return buffer.getbuffer()
+
+
+def _read(path: Path) -> Any:
+    """What ``torch.load`` reads, without running code."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: there is no such file; give a regnet_pretrained.pth that `regnet pretrain` wrote")
+    try:
+        with warnings.catch_warnings(action="ignore"):  # about kinds of pickle that are refused anyway
+            return torch.load(path, weights_only=True, map_location="cpu")
+    except UnpicklingError:
+        what = "it is damaged, or holds code or other objects, which are not loaded; save model.state_dict()"
+        raise ValueError(f"{path}: expected a checkpoint of weights alone; {what}") from None
+    except Exception as error:  # a damaged file can fail anywhere in PyTorch's reader
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ValueError(f"{path}: expected a PyTorch checkpoint; it is damaged or of another kind ({reason})") from None
+
+
+def _check_numbers(path: Path, weights: dict[str, Tensor]) -> None:
+    """Raise unless all weights are dense and of one floating-point type."""
+    kinds = {str(v.dtype) if v.layout == torch.strided and not v.is_meta else "no dense numbers" for v in weights.values()}
+    if kinds not in ({"torch.float32"}, {"torch.float64"}):
+        got = " and ".join(sorted(kinds))
+        raise ValueError(f"{path}: expected dense weights that are all float32 or all float64; got {got}")
 
 
 def load_checkpoint(path: str | Path) -> RegNet:
@@ -48,18 +80,7 @@ def load_checkpoint(path: str | Path) -> RegNet:
     ...     load_checkpoint(file).graphsage.layers[0].agg.mlp[0]
     Linear(in_features=10, out_features=8, bias=True)
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: there is no such file; give a regnet_pretrained.pth that `regnet pretrain` wrote")
-    try:
-        with warnings.catch_warnings(action="ignore"):  # about kinds of pickle that are refused anyway
-            weights = torch.load(path, weights_only=True, map_location="cpu")
-    except UnpicklingError:
-        what = "it is damaged, or holds code or other objects, which are not loaded; save model.state_dict()"
-        raise ValueError(f"{path}: expected a checkpoint of weights alone; {what}") from None
-    except Exception as error:  # a damaged file can fail anywhere in PyTorch's reader
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise ValueError(f"{path}: expected a PyTorch checkpoint; it is damaged or of another kind ({reason})") from None
+    path, weights = Path(path), _read(path)
     if not isinstance(weights, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in weights.items()):
         holds = some([str(key) for key in weights]) if isinstance(weights, dict) else type(weights).__name__
         raise ValueError(f"{path}: expected the state dict of a RegNet, names and tensors; it holds {holds}")
@@ -67,10 +88,7 @@ def load_checkpoint(path: str | Path) -> RegNet:
         if name not in weights or weights[name].dim() != 2:
             holds = some([str(key) for key in weights]) or "nothing"
             raise ValueError(f"{path}: expected the state dict of a RegNet, with a matrix {name}; it holds {holds}")
-    kinds = {str(v.dtype) if v.layout == torch.strided and not v.is_meta else "no dense numbers" for v in weights.values()}
-    if kinds not in ({"torch.float32"}, {"torch.float64"}):
-        got = " and ".join(sorted(kinds))
-        raise ValueError(f"{path}: expected dense weights that are all float32 or all float64; got {got}")
+    _check_numbers(path, weights)
     hidden, doubled = weights[_FIRST_LAYER].shape
     layers = [name for name in map(str, weights) if re.fullmatch(r"graphsage\.layers\.\d+\.agg\.mlp\.0\.weight", name)]
     structural = "structure.weight" in weights
@@ -81,3 +99,91 @@ def load_checkpoint(path: str | Path) -> RegNet:
     except (ValueError, TypeError, RuntimeError) as error:
         raise ValueError(f"{path}: expected the weights of a RegNet; {' '.join(str(error).split())}") from None
     return model.eval()
+
+
+def load_layer(path: str | Path, name: str | None = None) -> tuple[Module, list[str]]:
+    """Load one layer out of any state dict, nested in others or not, by the name that its parameters begin with.
+
+    Args:
+        path: a file that ``torch.save`` wrote. A name may also be the end of a longer one: ``module.`` may stand before it.
+        name: of a ``Linear``, a ``Sequential(Linear, ReLU, Linear)``, alone or called ``mlp`` in the layer, or a PyTorch
+            Geometric ``SAGEConv``; without one, the first layer of a RegNet.
+
+    Returns:
+        The layer in evaluation mode, and notices on what a state dict cannot tell and is assumed.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: no state dict, or no such layer; the message lists the layers that the file holds.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     torch.save({"epoch": 3, "model": {"module.conv.lin_l.weight": torch.ones(2, 5)}}, f"{folder}/m.pth")
+    ...     load_layer(f"{folder}/m.pth", "conv")[0]
+    SAGEConv(5, 2, aggr=mean)
+    """
+    path, name = Path(path), "graphsage.layers.0.agg" if name is None else name
+    weights = dict(_tensors(_read(path)))
+    names = dict.fromkeys(
+        ".".join(words[:end]) for words in (key.split(".") for key in weights) for end in range(len(words))
+    )
+    found = [name] if name in names else [longer for longer in names if longer.endswith(f".{name}")]
+    if len(found) != 1:
+        kept: list[str] = []  # without the layers inside of others
+        for longer in sorted(names):
+            with suppress(ValueError, RuntimeError):
+                if not any(longer.startswith(_start(outer)) for outer in kept) and _build(_below(weights, longer)):
+                    kept.append(longer)
+        got = f"these end so: {some(found)}" if found else f"it holds {some([*map(repr, kept)], 9) or 'no layer'}"
+        raise ValueError(f"{path}: expected one layer called {name!r}; {got}; give the name of one (--layer-name)")
+    parts = _below(weights, found[0])
+    _check_numbers(path, parts)
+    try:
+        layer = _build(parts)
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(f"{path}: {found[0]!r} cannot be read: {' '.join(str(error).split())}") from None
+    if re.search(r"graphsage\.layers\.\d+\.agg$", found[0]):
+        return layer.eval(), []
+    kind = _ASSUMED[type(layer)]
+    return layer.eval(), [f"{found[0] or 'the layer'} is taken for {kind}, which the names of its weights do not tell"]
+
+
+def _tensors(content: Any, before: str = "", depth: int = 4) -> Iterator[tuple[str, Tensor]]:
+    """Name and tensor of what is in a state dict, and in those that it is in."""
+    for key, value in content.items() if isinstance(content, Mapping) and depth else ():
+        if isinstance(value, Tensor):
+            yield f"{before}{key}", value
+        else:
+            yield from _tensors(value, f"{before}{key}.", depth - 1)
+
+
+def _below(weights: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    """The weights of a layer, by their names in it."""
+    start = _start(name)
+    return {key.removeprefix(start): weight for key, weight in weights.items() if key.startswith(start)}
+
+
+def _start(name: str) -> str:
+    return f"{name}." if name else ""  # which is the name of a layer that is all of the file
+
+
+def _build(parts: dict[str, Tensor]) -> Module:
+    """The layer of a known kind that has these weights and no others."""
+    parts = {key.removeprefix("mlp."): weight for key, weight in parts.items()}
+    sizes = {key.removesuffix(".weight"): weight.shape for key, weight in parts.items() if weight.dim() == 2}
+    with torch.device("meta"):  # neither memory nor random numbers for weights that are replaced at once
+        if "lin" in sizes:
+            raise ValueError("a SAGEConv with project=True is no function of the neighbour mean: not supported")
+        if "lin_l" in sizes:
+            layer: Module = SAGEConv(*sizes["lin_l"][::-1], root_weight="lin_r" in sizes, bias="lin_l.bias" in parts)
+        elif {"0", "2"} <= sizes.keys():
+            first, second = (Linear(*sizes[at][::-1], bias=f"{at}.bias" in parts) for at in "02")
+            layer = Sequential(first, ReLU(), second)
+        elif "weight" in sizes:
+            layer = Linear(*sizes["weight"][::-1], bias="bias" in parts)
+        else:
+            raise ValueError(f"expected the weights of {' or '.join(_ASSUMED.values())}; got {some(list(parts))}")
+    layer.load_state_dict(parts, assign=True)
+    if not isinstance(layer, SAGEConv) and (width := next(layer.parameters()).size(1)) % 2:
+        raise ValueError(f"its input must be [x, m], an even number of features; got {width}")
+    return layer
