@@ -21,11 +21,6 @@ from regnet.model import RegNet
 
 _FIRST_LAYER = "graphsage.layers.0.agg.mlp.0.weight"
 _LATENT = "vae.encoder.fc_mu.weight"
-_ASSUMED = {
-    Sequential: "Linear -> ReLU -> Linear on [x, m]",
-    Linear: "Linear on [x, m]",
-    SAGEConv: "SAGEConv with aggr='mean', without normalize",
-}
 
 
 def to_bytes(content: Any) -> memoryview:
@@ -80,10 +75,8 @@ def load_checkpoint(path: str | Path) -> RegNet:
     ...     load_checkpoint(file).graphsage.layers[0].agg.mlp[0]
     Linear(in_features=10, out_features=8, bias=True)
     """
-    path, weights = Path(path), _read(path)
-    if not isinstance(weights, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in weights.items()):
-        holds = some([str(key) for key in weights]) if isinstance(weights, dict) else type(weights).__name__
-        raise ValueError(f"{path}: expected the state dict of a RegNet, names and tensors; it holds {holds}")
+    path = Path(path)
+    weights = dict(_tensors(_read(path)))
     for name in (_FIRST_LAYER, _LATENT):
         if name not in weights or weights[name].dim() != 2:
             holds = some([str(key) for key in weights]) or "nothing"
@@ -102,19 +95,19 @@ def load_checkpoint(path: str | Path) -> RegNet:
 
 
 def load_layer(path: str | Path, name: str | None = None) -> tuple[Module, list[str]]:
-    """Load one layer out of any state dict, nested in others or not, by the name that its parameters begin with.
+    """Load one layer out of any state dict, which may be nested in others.
 
     Args:
-        path: a file that ``torch.save`` wrote. A name may also be the end of a longer one: ``module.`` may stand before it.
-        name: of a ``Linear``, a ``Sequential(Linear, ReLU, Linear)``, alone or called ``mlp`` in the layer, or a PyTorch
-            Geometric ``SAGEConv``; without one, the first layer of a RegNet.
+        path: a file that ``torch.save`` wrote.
+        name: what the names of the layer's parameters begin with, without what is before it, such as ``module.``: those of
+            a ``Linear``, of ``Sequential(Linear, ReLU, Linear)``, also as an ``mlp`` in the layer, or of PyTorch Geometric's
+            ``SAGEConv``. By default ``"graphsage.layers.0.agg"``.
 
     Returns:
-        The layer in evaluation mode, and notices on what a state dict cannot tell and is assumed.
+        The layer in evaluation mode, and notices on what is assumed because a state dict does not say it.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: no state dict, or no such layer; the message lists the layers that the file holds.
+        FileNotFoundError, ValueError: see :func:`load_checkpoint`; or no such layer, and the message lists those there are.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -122,68 +115,56 @@ def load_layer(path: str | Path, name: str | None = None) -> tuple[Module, list[
     ...     load_layer(f"{folder}/m.pth", "conv")[0]
     SAGEConv(5, 2, aggr=mean)
     """
-    path, name = Path(path), "graphsage.layers.0.agg" if name is None else name
+    path, start = Path(path), "graphsage.layers.0.agg." if name is None else f"{name}." if name else ""
     weights = dict(_tensors(_read(path)))
-    names = dict.fromkeys(
-        ".".join(words[:end]) for words in (key.split(".") for key in weights) for end in range(len(words))
-    )
-    found = [name] if name in names else [longer for longer in names if longer.endswith(f".{name}")]
+    starts = {key[:end] for key in weights for end in [0, *(dot.end() for dot in re.finditer(r"\.", key))]}
+    found = [start] if start in starts else [longer for longer in starts if longer.endswith(f".{start}")]
     if len(found) != 1:
         kept: list[str] = []  # without the layers inside of others
-        for longer in sorted(names):
+        for other in sorted(found or starts):
             with suppress(ValueError, RuntimeError):
-                if not any(longer.startswith(_start(outer)) for outer in kept) and _build(_below(weights, longer)):
-                    kept.append(longer)
-        got = f"these end so: {some(found)}" if found else f"it holds {some([*map(repr, kept)], 9) or 'no layer'}"
-        raise ValueError(f"{path}: expected one layer called {name!r}; {got}; give the name of one (--layer-name)")
-    parts = _below(weights, found[0])
-    _check_numbers(path, parts)
+                if not other.startswith(tuple(kept)) and _build(_below(weights, other)):
+                    kept.append(other)
+        holds = some([repr(other.rstrip(".")) for other in kept], 9) or "no layer"
+        raise ValueError(f"{path}: expected one layer called {start.rstrip('.')!r} (--layer-name); it holds {holds}")
+    _check_numbers(path, parts := _below(weights, found[0]))
     try:
-        layer = _build(parts)
+        layer = _build(parts).eval()
     except (ValueError, RuntimeError) as error:
-        raise ValueError(f"{path}: {found[0]!r} cannot be read: {' '.join(str(error).split())}") from None
-    if re.search(r"graphsage\.layers\.\d+\.agg$", found[0]):
-        return layer.eval(), []
-    kind = _ASSUMED[type(layer)]
-    return layer.eval(), [f"{found[0] or 'the layer'} is taken for {kind}, which the names of its weights do not tell"]
+        raise ValueError(f"{path}: {found[0].rstrip('.')!r} is not supported: {' '.join(str(error).split())}") from None
+    assumed = f"{found[0].rstrip('.')!r} is taken for {' '.join(str(layer).split())}, which its names do not tell"
+    return layer, [] if re.search(r"graphsage\.layers\.\d+\.agg\.$", found[0]) else [assumed]
 
 
 def _tensors(content: Any, before: str = "", depth: int = 4) -> Iterator[tuple[str, Tensor]]:
     """Name and tensor of what is in a state dict, and in those that it is in."""
     for key, value in content.items() if isinstance(content, Mapping) and depth else ():
-        if isinstance(value, Tensor):
-            yield f"{before}{key}", value
-        else:
-            yield from _tensors(value, f"{before}{key}.", depth - 1)
+        yield from (
+            [(f"{before}{key}", value)] if isinstance(value, Tensor) else _tensors(value, f"{before}{key}.", depth - 1)
+        )
 
 
-def _below(weights: dict[str, Tensor], name: str) -> dict[str, Tensor]:
-    """The weights of a layer, by their names in it."""
-    start = _start(name)
+def _below(weights: dict[str, Tensor], start: str) -> dict[str, Tensor]:
     return {key.removeprefix(start): weight for key, weight in weights.items() if key.startswith(start)}
-
-
-def _start(name: str) -> str:
-    return f"{name}." if name else ""  # which is the name of a layer that is all of the file
 
 
 def _build(parts: dict[str, Tensor]) -> Module:
     """The layer of a known kind that has these weights and no others."""
     parts = {key.removeprefix("mlp."): weight for key, weight in parts.items()}
-    sizes = {key.removesuffix(".weight"): weight.shape for key, weight in parts.items() if weight.dim() == 2}
-    with torch.device("meta"):  # neither memory nor random numbers for weights that are replaced at once
-        if "lin" in sizes:
-            raise ValueError("a SAGEConv with project=True is no function of the neighbour mean: not supported")
+    sizes = {key.removesuffix(".weight"): weight.shape[::-1] for key, weight in parts.items() if weight.dim() == 2}
+    if "lin" in sizes:
+        raise ValueError("a SAGEConv with project=True is no function of the neighbour mean")
+    with torch.device("meta"):  # as above
         if "lin_l" in sizes:
-            layer: Module = SAGEConv(*sizes["lin_l"][::-1], root_weight="lin_r" in sizes, bias="lin_l.bias" in parts)
+            layer: Module = SAGEConv(*sizes["lin_l"], root_weight="lin_r" in sizes, bias="lin_l.bias" in parts)
         elif {"0", "2"} <= sizes.keys():
-            first, second = (Linear(*sizes[at][::-1], bias=f"{at}.bias" in parts) for at in "02")
+            first, second = (Linear(*sizes[at], bias=f"{at}.bias" in parts) for at in "02")
             layer = Sequential(first, ReLU(), second)
         elif "weight" in sizes:
-            layer = Linear(*sizes["weight"][::-1], bias="bias" in parts)
+            layer = Linear(*sizes["weight"], bias="bias" in parts)
         else:
-            raise ValueError(f"expected the weights of {' or '.join(_ASSUMED.values())}; got {some(list(parts))}")
+            raise ValueError(f"expected Linear, Linear -> ReLU -> Linear or SAGEConv; got {some(list(parts))}")
     layer.load_state_dict(parts, assign=True)
     if not isinstance(layer, SAGEConv) and (width := next(layer.parameters()).size(1)) % 2:
-        raise ValueError(f"its input must be [x, m], an even number of features; got {width}")
+        raise ValueError(f"it must read [x, m], an even number of features; got {width}")
     return layer

@@ -29,7 +29,7 @@ Name = Annotated[str | None, typer.Argument(metavar="NAME", help="One of `regnet
 Expression = Annotated[Path | None, _option(metavar="FILE", help="Genes x cells: CSV, TSV, .gz, .h5ad, .zarr.")]
 Edges = Annotated[Path | None, _option(metavar="FILE", help="Columns regulator, target (and Label).")]
 Tfs = Annotated[Path | None, _option(metavar="FILE", help="Transcription factors, one a line.")]
-Controls = Annotated[int, typer.Option(metavar="N", min=0, help="Untrained layers to compare with.")]
+Controls = Annotated[int, _option(metavar="N", min=0, help="Untrained layers to compare with, 100.")]
 Force = Annotated[bool, _option("--force", metavar="", help="Replace earlier outputs.")]
 
 
@@ -134,22 +134,22 @@ def shrinkage(
     tfs: Tfs = None,
     layer_name: Annotated[str | None, _option(metavar="NAME", help="Else graphsage.layers.0.agg.")] = None,
     controls: Controls = 100,
-    out: Annotated[Path | None, _option(metavar="DIR|.h5ad", help="Else shrinkage_outputs/NAME.")] = None,
+    out: Annotated[Path | None, _option(metavar="PATH", help="DIR or .h5ad, else shrinkage_outputs/NAME.")] = None,
     force: Force = False,
 ) -> None:
     """Effective weights of the genes of NAME, or of --expression and --edges.
 
-    Writes shrinkage.csv and the three figures, or the columns into var of an .h5ad.
+    Writes shrinkage.csv and the three figures; to an .h5ad, columns of its var.
 
     Example: regnet shrinkage --expression x.csv --edges e.csv --checkpoint m.pth
     """
     _check_input(name, expression, edges, tfs)
     from regnet.checkpoint import load_checkpoint, load_layer
-    from regnet.report import SHRINKAGE_FILES, layer_input, summary, to_anndata, weigh, write_h5ad, write_shrinkage
+    from regnet.report import SHRINKAGE_FILES, layer_input, summary, weigh, write_h5ad, write_shrinkage
     from regnet.writing import output_lock
 
     out = out or Path("shrinkage_outputs") / _called(name, expression)
-    is_h5ad = out.suffix == ".h5ad"
+    is_h5ad = out.suffix.lower() == ".h5ad"
     with _errors_in_one_line():
         if not force:
             _refuse_to_replace(*((out.parent, (out.name,)) if is_h5ad else (out, SHRINKAGE_FILES)))
@@ -164,9 +164,9 @@ def shrinkage(
                 layer, read = layer_input(model, data, int(deeper[1]) if deeper else 0)
                 weights = weigh(layer, read, controls=controls, progress=bar is None)
             if is_h5ad:
-                source = expression if expression and expression.suffix.lower() == ".h5ad" else to_anndata(data)
-                about = {"graph": str(edges or name), "edges": num_edges}
-                if absent := write_h5ad(out, folder, weights, source, about):
+                source = expression if expression and expression.suffix.lower() == ".h5ad" else None
+                about = {"graph": edges.name if edges else name, "edges": num_edges}
+                if absent := write_h5ad(out, folder, weights, data, source, about):
                     typer.echo(f"Notice: genes of the table that var lacks: {absent} of {len(weights.table)}", err=True)
             else:
                 write_shrinkage(out, weights)
@@ -216,6 +216,8 @@ def _load(
     for notice in notices + more:
         typer.echo(f"Notice: {notice}", err=True)
     data.listed_edges = len(table)
+    if not name:
+        data.cell_names = list(source.obs_names)
     return data
 
 

@@ -96,7 +96,9 @@ def shrinkage_hist(table: pd.DataFrame, ax: Axes | None = None, controls: np.nda
         if controls is not None:
             counts, edges = zip(*(np.histogram(control, bins=40, range=(0, 1)) for control in controls), strict=True)
             low, high = (np.pad(end(counts, axis=0), (0, 1), "edge") for end in (np.min, np.max))
-            ax.fill_between(edges[0], low, high, step="post", label=_range_of(controls), **_UNTRAINED)
+            ax.fill_between(
+                edges[0], low, high, step="post", label=f"range of {len(controls)} untrained layers", **_UNTRAINED
+            )
         ax.hist(weights, bins=40, range=(0, 1), color=COLORS["other"], edgecolor="white", linewidth=0.4)
         if len(weights):
             low, median, high = weights.quantile([0.25, 0.5, 0.75])
@@ -165,11 +167,7 @@ def _draw_range(ax: Axes, at: pd.Series, controls: np.ndarray, log: bool) -> Non
         bands = [trend_band(at[defined].to_numpy(), control[defined]) for control in controls]
         grid, middles = bands[0][0], [middle for _, middle, _, _ in bands]
         grid, low, high = np.exp(grid) if log else grid, np.min(middles, axis=0), np.max(middles, axis=0)
-        ax.fill_between(grid, low, high, label=_range_of(controls), **_UNTRAINED)
-
-
-def _range_of(controls: np.ndarray) -> str:
-    return f"range of {len(controls)} untrained layers"
+        ax.fill_between(grid, low, high, label=f"range of {len(controls)} untrained layers", **_UNTRAINED)
 
 
 def trend_band(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -29,14 +29,12 @@ from regnet.graph import in_degree
 from regnet.layers import Layer
 from regnet.model import MLPAggregator, RegNet, SAGELayer
 from regnet.training import Pretrained
-from regnet.trends import TRENDS, compare_trends, untrained_weights
+from regnet.trends import compare_trends, untrained_weights
 from regnet.writing import explain_write_errors, write_files
 
 SHRINKAGE_FILES = ("shrinkage.csv", "shrinkage_vs_degree.png", "shrinkage_hist.png", "shrinkage_vs_expr.png")
 REPORT_FILES = ("regnet_pretrained.pth", "metrics.json", "settings.json", "train_edges.csv", *SHRINKAGE_FILES)
-UNITS = {"in_degree": "genes averaged", "mean_expression": "unit of X", "w_eff": "0 to 1"} | dict.fromkeys(
-    ("S_x", "S_m"), "unit of the layer's output"
-)
+_UNITS = {"mean_expression": "unit of X", "S_x": "unit of the output of the layer", "S_m": "as S_x"}
 
 
 def shrinkage_table(layer: Layer, data: Data, edge_index: Tensor | None = None) -> pd.DataFrame:
@@ -82,28 +80,6 @@ def shrinkage_table(layer: Layer, data: Data, edge_index: Tensor | None = None) 
     )
 
 
-def model_table(model: RegNet, data: Data, layer: int = 0) -> pd.DataFrame:
-    """:func:`regnet.shrinkage_table` of one layer of a model, whose input is the output of the layers before it.
-
-    Args:
-        model: the trained model, in evaluation mode and in the dtype of the data.
-        data: see :func:`regnet.shrinkage_table`.
-        layer: which GraphSAGE layer, counted from 0.
-
-    Returns:
-        The table; ``mean_expression`` is that of the data for every layer.
-
-    Raises:
-        ValueError: there is no such layer, or the model was trained on another number of cells.
-
-    >>> data = Data(x=torch.rand(4, 3), edge_index=torch.tensor([[0, 0], [1, 2]]), gene_names=list("ABCD"),
-    ...             is_tf=torch.tensor([True, False, False, False]))
-    >>> model_table(RegNet(3).eval(), data, layer=1)["w_eff"].isna().tolist()
-    [True, False, False, True]
-    """
-    return shrinkage_table(*layer_input(model, data, layer))
-
-
 def layer_input(model: Module, data: Data, layer: int = 0) -> tuple[Module, Data]:
     """A layer, or that of a RegNet with this number, and the data set whose ``x`` it reads."""
     first = _aggregator(model, 0) if isinstance(model, RegNet) else model
@@ -140,39 +116,34 @@ def weigh(layer: Module, data: Data, edge_index: Tensor | None = None, controls:
     if not controls:
         return Weights(table)
     graph = data.edge_index if edge_index is None else edge_index
-    x = data.x.detach() if isinstance(data.x, Tensor) else data.x
-    untrained = untrained_weights(layer, x, graph, controls, progress=progress).cpu().numpy()
+    untrained = untrained_weights(layer, data.x, graph, controls, progress=progress).cpu().numpy()
     return Weights(table, untrained, compare_trends(table, untrained))
 
 
 def summary(weights: Weights, graph: str) -> list[str]:
     """Lines on the weights on a graph, on the genes without, and on the trends, each with its control."""
-    table, controls, trends = weights
-    defined, reasons = table["w_eff"].dropna(), undefined_genes(table)
-    low, median, high = defined.quantile([0.25, 0.5, 0.75])
-    what = f"median {median:.3f}, quartiles {low:.3f} to {high:.3f}, " if len(defined) else ""
-    lines = [f"weights on {graph}: {what}of {genes(len(defined))}"]
+    weight, reasons = weights.table["w_eff"].dropna(), undefined_genes(weights.table)
+    low, median, high = weight.quantile([0.25, 0.5, 0.75])
+    what = f"median {median:.3f}, quartiles {low:.3f} to {high:.3f}, of " if len(weight) else ""
+    lines = [f"weights on {graph}: {what}{_genes(len(weight))}"]
     why = "; ".join(f"{count} {reason}" for reason, count in reasons.items())
-    lines.append(f"undefined for {genes(sum(reasons.values()))}" + (f": {why}" if why else ""))
-    for trend, (value, low, high) in [] if trends is None else trends.iterrows():
-        verdict = "undefined" if np.isnan([value, low]).any() else "within" if low <= value <= high else "beyond"
-        lines.append(f"{TRENDS[trend]:<40}{value:+.2f}   {len(controls)} untrained {low:+.2f} to {high:+.2f}   {verdict}")
+    lines.append(f"undefined for {_genes(sum(reasons.values()))}" + (f": {why}" if why else ""))
+    for trend, (value, low, high) in [] if weights.trends is None else weights.trends.iterrows():
+        verdict = "within" if low <= value <= high else "beyond"
+        line = f"{value:+.2f}   untrained {low:+.2f} to {high:+.2f}   {verdict}"
+        lines.append(f"trend   {trend:<30}{'undefined' if np.isnan([value, low]).any() else line}")
     return lines
-
-
-def genes(count: int) -> str:
-    """A number of genes in words."""
-    return f"{count} gene" if count == 1 else f"{count} genes"
 
 
 def write_report(folder: str | Path, trained: Pretrained, data: Data, weights: Weights | None = None) -> None:
     """Write REPORT_FILES of a trained model, atomically; concurrent runs into one folder need ``output_lock``."""
     weights = weights or weigh(_aggregator(trained.model, 0), data, trained.edge_index)
     sources, targets = (weights.table.index.to_numpy()[genes] for genes in trained.edge_index.cpu())
-    metrics = trained.metrics if weights.trends is None else trained.metrics | {"trends": _nested(weights.trends)}
+    trends = weights.trends
+    compared = {} if trends is None else {"trends": json.loads(trends.to_json(orient="index", double_precision=15))}
     files: dict[str, bytes | memoryview] = {
         "regnet_pretrained.pth": to_bytes(trained.model.state_dict()),
-        "metrics.json": (json.dumps(metrics, indent=2) + "\n").encode(),
+        "metrics.json": (json.dumps(trained.metrics | compared, indent=2) + "\n").encode(),
         "settings.json": (json.dumps(trained.settings, indent=2) + "\n").encode(),
         "train_edges.csv": pd.DataFrame({"TF": sources, "Target": targets}).to_csv(index=False).encode(),
     }
@@ -184,32 +155,31 @@ def write_shrinkage(folder: str | Path, weights: Weights) -> None:
     write_files(Path(folder), _shrinkage_files(weights))
 
 
-def to_anndata(data: Data) -> AnnData:
-    """The matrix of a data set, cells x genes, with the names of the genes."""
-    x = data.x.detach().numpy() if isinstance(data.x, Tensor) else data.x
-    return AnnData(x.T, var=pd.DataFrame(index=data.gene_names))
-
-
-def write_h5ad(place: Path, folder: Path, weights: Weights, source: Path | AnnData, about: dict[str, Any]) -> int:
-    """Write the table by gene name into ``var`` of a copy of an ``.h5ad`` or of a new one; how many genes it lacks."""
+def write_h5ad(place: Path, folder: Path, weights: Weights, data: Data, source: Path | None, about: dict[str, Any]) -> int:
+    """Write the table by gene name into ``var`` of a copy of an ``.h5ad`` or of a new one; how many genes that lacks."""
     unfinished = folder / ".copy.unfinished"
     with explain_write_errors(place.parent):
         try:
-            if isinstance(source, Path):
+            if source:
                 shutil.copyfile(source, unfinished)
             else:
-                source.write_h5ad(unfinished)
+                x = data.x.detach().numpy() if isinstance(data.x, Tensor) else data.x
+                obs = pd.DataFrame(index=data.cell_names) if "cell_names" in data else None
+                AnnData(x.T, obs=obs, var=pd.DataFrame(index=data.gene_names)).write_h5ad(unfinished)
             with h5py.File(unfinished, "r+") as store:
                 var, uns = store["var"], store.require_group("uns")
+                if isinstance(var, h5py.Dataset):
+                    raise ValueError(f"{source} was written before AnnData 0.7; write it again with write_h5ad")
                 names = read_elem(var[var.attrs["_index"]])
                 if not len(known := weights.table.index.intersection(names)):
                     raise ValueError(f"{source}: no name in var is a gene of the table; the genes are {some(names)}")
                 for column, values in weights.table.reindex(names).items():
                     values = values.astype("boolean").array if values.dtype == object else values.to_numpy()
                     write_elem(var, column, values)
-                var.attrs["column-order"] = list(dict.fromkeys([*var.attrs["column-order"], *weights.table.columns]))
-                trends = {} if weights.trends is None else {"trends": _nested(weights.trends)}
-                write_elem(uns, "regnet", {"units": UNITS} | about | trends)
+                columns = np.append(np.asarray(var.attrs.get("column-order", [])).astype(str), weights.table.columns)
+                var.attrs["column-order"] = list(dict.fromkeys(columns.tolist()))
+                trends = {} if weights.trends is None else {"trends": weights.trends.to_dict("index")}
+                write_elem(uns, "regnet", {"units": _UNITS} | about | trends)
             unfinished.replace(place)
         finally:
             unfinished.unlink(missing_ok=True)
@@ -227,8 +197,8 @@ def undefined_genes(table: pd.DataFrame) -> dict[str, int]:
     return {reason: int(genes.sum()) for reason, genes in reasons.items() if genes.any()}
 
 
-def _nested(trends: pd.DataFrame) -> dict[Any, Any]:
-    return {trend: row.to_dict() for trend, row in trends.iterrows()}
+def _genes(count: int) -> str:
+    return f"{count} gene" if count == 1 else f"{count} genes"
 
 
 def _shrinkage_files(weights: Weights) -> dict[str, bytes]:

@@ -105,10 +105,10 @@ FIRST = "graphsage.layers.0.agg.mlp.0.weight"
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda w: [1, 2], ["it holds list"]),
-        (lambda w: torch.zeros(3), ["it holds Tensor"]),
+        (lambda w: [1, 2], ["it holds nothing"]),
+        (lambda w: torch.zeros(3), ["it holds nothing"]),
         (lambda w: {}, ["it holds nothing"]),
-        (lambda w: {"epoch": 3, "state_dict": w}, ["names and tensors", "epoch, state_dict"]),
+        (lambda w: {"epoch": 3, "state_dict": w}, [FIRST, "it holds state_dict.graphsage.layers.0"]),
         (lambda w: torch.nn.Linear(3, 2).state_dict(), [FIRST, "it holds weight, bias"]),
         (
             lambda w: {k: v for k, v in w.items() if k != "attention.key.bias"},

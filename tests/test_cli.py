@@ -23,6 +23,7 @@ from regnet.data import dataset_names, load_dataset
 from regnet.report import REPORT_FILES, SHRINKAGE_FILES
 
 AWKWARD = ["NA", "nan", "TRUE", "007", "1-Mar", "HLA DRA", 'beta"2', "ß-catenin", "a,b"]
+SECOND = "graphsage.layers.1.agg"
 PROGRAM = [sys.executable, "-c", "from regnet.cli import app; app()"]
 
 
@@ -142,7 +143,16 @@ def test_pretrain_on_ones_own_files_gives_what_the_function_gives(run, files, ti
     assert result.exit_code == 0, result.output
     out = tmp_path / "pretrain_outputs" / "x" / "pretrain"
     tiny_data.x = tiny_data.x.float()
-    assert json.loads((out / "metrics.json").read_text()) == regnet.pretrain(tiny_data, max_epochs=2).metrics
+    metrics = json.loads((out / "metrics.json").read_text())
+    trends = metrics.pop("trends")
+    assert metrics == regnet.pretrain(tiny_data, max_epochs=2).metrics
+    assert trends.pop("TFs minus other genes")["value"] is None, "no regulator is regulated"
+    for trend, numbers in trends.items():
+        line = f"trend {trend} {numbers['value']:+.2f} untrained {numbers['low']:+.2f} to {numbers['high']:+.2f} "
+        assert line + ("within" if numbers["low"] <= numbers["value"] <= numbers["high"] else "beyond") in words(
+            result.stdout
+        )
+    assert f"weights on the {len(pd.read_csv(out / 'train_edges.csv'))} training edges: median" in words(result.stdout)
     table = pd.read_csv(out / "shrinkage.csv", keep_default_na=False)
     assert table["gene"].tolist() == genes
     assert table["is_tf"].tolist() == [gene < 4 for gene in range(40)], "the regulators"
@@ -244,7 +254,7 @@ def test_shrinkage_weighs_a_layer_of_a_model_on_ones_own_files(run, files, train
     folder, genes = files
     path, model = trained
     data = ["--expression", folder / expression, "--edges", folder / "edges.tsv"]
-    result = run("shrinkage", *data, "--checkpoint", path, "--layer", layer)
+    result = run("shrinkage", *data, "--checkpoint", path, "--layer-name", f"graphsage.layers.{layer}.agg")
     assert result.exit_code == 0, result.output
     table = pd.read_csv("shrinkage_outputs/x/shrinkage.csv", keep_default_na=False, na_values={"w_eff": [""]})
     x, graph = tiny_data.x, tiny_data.edge_index
@@ -261,7 +271,7 @@ def test_shrinkage_weighs_a_layer_of_a_model_on_ones_own_files(run, files, train
     for line in (
         "genes 40",
         f"edges {graph.size(1)} used of {graph.size(1)} in the file",
-        f"weight median {median:.3f}, quartiles {low:.3f} to {high:.3f}, of {40 - orphans} genes",
+        f"weights on all {graph.size(1)} edges: median {median:.3f}, quartiles {low:.3f} to {high:.3f}, of",
         f"undefined for {orphans} genes: {orphans} without regulators",
         "written to shrinkage_outputs/x",
     ):
@@ -304,16 +314,18 @@ def test_shrinkage_works_on_the_published_checkpoint(run, real_file):
         *("--checkpoint", real_file("published-checkpoint/regnet_pretrained.pth")),
     )
     assert result.exit_code == 0, result.output
-    assert "genes 1120 edges 10906 used of 10906 in the file weight median 0.401" in words(result.stdout)
+    assert "genes 1120 edges 10906 used of 10906 in the file weights on all 10906 edges: median 0.401" in words(
+        result.stdout
+    )
 
 
 def test_shrinkage_does_not_replace_without_force(run, trained, tmp_path):
     arguments = ["shrinkage", "tiny", "--checkpoint", trained[0], "--out", "o"]
     assert run(*arguments).exit_code == 0
     before = (tmp_path / "o" / "shrinkage.csv").read_bytes()
-    assert_error(run(*arguments, "--layer", "1"), "o holds shrinkage.csv of an earlier run", "--force")
+    assert_error(run(*arguments, "--layer-name", SECOND), "o holds shrinkage.csv of an earlier run", "--force")
     assert (tmp_path / "o" / "shrinkage.csv").read_bytes() == before
-    assert run(*arguments, "--layer", "1", "--force").exit_code == 0
+    assert run(*arguments, "--layer-name", SECOND, "--force").exit_code == 0
     assert (tmp_path / "o" / "shrinkage.csv").read_bytes() != before
 
 
@@ -323,7 +335,9 @@ def test_what_does_not_fit_a_checkpoint_is_said(run, trained, tmp_path):
     model = ["--checkpoint", trained[0], "--out", "o"]
     turned = run("shrinkage", "--expression", "turned.csv", "--edges", "e.csv", *model)
     assert_error(turned, "takes 12 cells, and the expression has 12 genes x 2 cells", "cells x genes: transpose it")
-    assert_error(run("shrinkage", "tiny", *model, "--layer", "2"), "the model has 2 GraphSAGE layers; got 2")
+    assert_error(
+        run("shrinkage", "tiny", *model, "--layer-name", "graphsage.layers.2.agg"), "the model has 2 GraphSAGE layers; got 2"
+    )
     assert_error(run("shrinkage", "tiny", "--checkpoint", "e.csv"), "e.csv: expected a")
     assert_error(run("shrinkage", "tiny", "--checkpoint", "none.pth"), "none.pth: there is no such file")
     assert not (tmp_path / "o").exists()
@@ -331,7 +345,7 @@ def test_what_does_not_fit_a_checkpoint_is_said(run, trained, tmp_path):
 
 def test_shrinkage_finds_a_folder_that_cannot_be_written_to_before_the_work(run, trained, tmp_path, monkeypatch):
     (tmp_path / "taken").write_text("mine")
-    monkeypatch.setattr("regnet.report.model_table", lambda *_: pytest.fail("the work was done first"))
+    monkeypatch.setattr("regnet.report.weigh", lambda *_, **__: pytest.fail("the work was done first"))
     assert_error(run("shrinkage", "tiny", "--checkpoint", trained[0], "--out", "taken"), "cannot write to taken")
     assert (tmp_path / "taken").read_text() == "mine"
 
@@ -371,7 +385,7 @@ def test_the_version_is_that_of_the_distribution(run, monkeypatch):
         (["pretrain", "tiny", "--seed", "x"], "seed"),
         (["shrinkage", "tiny"], "--checkpoint"),
         (["shrinkage", "--checkpoint", "m.pth"], "give either NAME"),
-        (["shrinkage", "tiny", "--checkpoint", "m.pth", "--layer", "-1"], "layer"),
+        (["shrinkage", "tiny", "--checkpoint", "m.pth", "--controls", "-1"], "controls"),
         (["fly"], "fly"),
     ],
 )
