@@ -152,7 +152,7 @@ def _build(parts: dict[str, Tensor]) -> Module:
     """The layer of a known kind that has these weights and no others."""
     parts = {key.removeprefix("mlp."): weight for key, weight in parts.items()}
     sizes = {key.removesuffix(".weight"): weight.shape[::-1] for key, weight in parts.items() if weight.dim() == 2}
-    if "lin" in sizes:
+    if {"lin", "lin_l"} <= sizes.keys():
         raise ValueError("a SAGEConv with project=True is no function of the neighbour mean")
     with torch.device("meta"):  # as above
         if "lin_l" in sizes:

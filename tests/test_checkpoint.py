@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
+from torch_geometric.nn import GATConv, SAGEConv
 
 from regnet import RegNet
-from regnet.checkpoint import load_checkpoint
+from regnet.checkpoint import load_checkpoint, load_layer
 
 
 class Code:
@@ -135,3 +137,72 @@ def test_what_does_not_fit_is_named(save, change, words):
         load_checkpoint(path)
     for word in [str(path), *words]:
         assert word in str(caught.value)
+
+
+class Model(nn.Module):
+    """Another model, with layers of every kind."""
+
+    def __init__(self):
+        super().__init__()
+        self.convs = nn.ModuleList([SAGEConv(4, 3), SAGEConv(4, 3, root_weight=False, bias=False)])
+        self.one = nn.Linear(8, 3, bias=False)
+        self.two = nn.Sequential(nn.Linear(8, 5), nn.ReLU(), nn.Linear(5, 2, bias=False))
+        self.project, self.attention = SAGEConv(4, 3, project=True), GATConv(4, 3)
+        self.three = nn.Sequential(nn.Linear(8, 5), nn.ReLU(), nn.Linear(5, 5), nn.ReLU(), nn.Linear(5, 2))
+        self.norm, self.odd = nn.BatchNorm1d(4), nn.Linear(7, 3)
+
+
+@pytest.mark.parametrize("name", ["convs.0", "convs.1", "one", "two"])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda w: w,
+        lambda w: {"epoch": 3, "state_dict": w, "optimizer": {"state": {0: {"exp_avg": torch.ones(2, 2)}}, "lr": [1e-3]}},
+        lambda w: {"model": {f"module.{key}": value for key, value in w.items()}},
+        lambda w: w | {"half": torch.ones(2).half(), "count": torch.tensor(3)},
+    ],
+)
+def test_a_layer_comes_out_of_any_state_dict(save, name, wrap):
+    model = Model()
+    layer, notices = load_layer(save(wrap(model.state_dict())), name)
+    expected = model.get_submodule(name)
+    assert str(layer) == str(expected) and not layer.training
+    assert all(map(torch.equal, layer.state_dict().values(), expected.state_dict().values()))
+    assert len(notices) == 1 and f"{name}' is taken for {type(expected).__name__}(" in notices[0]
+
+
+def test_the_layers_of_a_part_of_a_regnet_are_those_of_its_whole(save):
+    model = RegNet(4, 8, 4)
+    part = {f"module.{key}": value for key, value in model.state_dict().items() if key.startswith("graphsage")}
+    for layer, name in [(0, None), (1, "graphsage.layers.1.agg"), (1, "layers.1.agg.mlp")]:
+        found, notices = load_layer(save({"model": part}), name)
+        assert all(map(torch.equal, found.parameters(), model.graphsage.layers[layer].agg.parameters()))
+        assert len(notices) == (name == "layers.1.agg.mlp")
+    assert str(load_layer(save(model.graphsage.layers[0].agg.mlp.state_dict()), "")[0]).startswith("Sequential")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        (
+            None,
+            ["one layer called 'graphsage.layers.0.agg'", "it holds 'attention.lin', 'convs.0', 'convs.1', 'half', 'one'"],
+        ),
+        ("0", ["one layer called '0'", "it holds 'convs.0'"]),
+        ("project", ["'project' is not supported: a SAGEConv with project=True"]),
+        ("attention", ["'attention' is not supported: expected Linear", "att_src"]),
+        ("three", ["'three' is not supported", 'Unexpected key(s) in state_dict: "4.weight", "4.bias"']),
+        ("convs", ["'convs' is not supported", "got 0.lin_l.weight"]),
+        ("odd", ["it must read [x, m], an even number of features; got 7"]),
+        ("turned", ["'turned' is not supported", "size mismatch for bias"]),
+        ("half", ["float32 or all float64; got torch.float16"]),
+    ],
+)
+def test_what_is_no_layer_is_refused_and_those_there_are_listed(save, name, words):
+    others = {"turned.weight": torch.ones(8, 3), "turned.bias": torch.ones(3), "half.weight": torch.ones(3, 8).half()}
+    with pytest.raises(ValueError) as caught:
+        load_layer(save(Model().state_dict() | others), name)
+    for word in ["m.pth: ", *words]:
+        assert word in str(caught.value)
+    with pytest.raises(ValueError, match="holds code"):
+        load_layer(save({"one": {"weight": Code("trap")}}), "one")

@@ -8,13 +8,16 @@ import re
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import anndata
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from scipy.sparse import csr_matrix
+from torch_geometric.nn import SAGEConv
 from typer.testing import CliRunner
 
 import regnet
@@ -277,6 +280,76 @@ def test_shrinkage_weighs_a_layer_of_a_model_on_ones_own_files(run, files, train
     ):
         assert line in words(result.stdout)
     assert ("100% Completed" in result.stderr) == (expression != "x.csv.gz"), "a bar where a matrix stays on disk"
+
+
+@pytest.mark.parametrize("expression", ["x.csv.gz", "x.h5ad", "x.zarr"])
+def test_shrinkage_into_an_h5ad_fills_var_and_keeps_the_rest(run, files, trained, expression):
+    folder, genes = files
+    with h5py.File(folder / "x.h5ad", "r+") as store:  # as other programs write it
+        store["uns/odd"] = [1, 2]
+        store["uns/odd"].attrs["encoding-type"] = "unheard of"
+        store["var"].attrs["encoding-version"] = "0.1.0"
+        store["var/w_eff"] = np.arange(40)
+    before = (folder / "x.h5ad").read_bytes()
+    data = ["--expression", folder / expression, "--edges", folder / "edges.tsv", "--checkpoint", trained[0]]
+    assert run("shrinkage", *data, "--out", "s").exit_code == 0
+    expected = pd.read_csv("s/shrinkage.csv", index_col="gene", keep_default_na=False, na_values={"w_eff": [""]})
+    command = ["shrinkage", *data, "--controls", "3", "--out"]
+    result = run(*command, "o/y.h5ad")
+    assert result.exit_code == 0 and "written to o/y.h5ad" in result.stdout, result.output
+    assert [path.name for path in Path("o").iterdir()] == ["y.h5ad"]
+    with h5py.File("o/y.h5ad", "r+") as store:
+        assert ("odd" in store["uns"]) == (expression == "x.h5ad")
+        store["uns"].pop("odd", None)
+    written = anndata.read_h5ad("o/y.h5ad")
+    assert written.var_names.tolist() == genes and written.obs_names[0] == "cell 0"
+    pd.testing.assert_series_equal(written.var["w_eff"], expected["w_eff"], check_names=False, rtol=1e-12)
+    assert written.var.columns.tolist() == expected.columns.tolist() and written.var["is_tf"].dtype == bool
+    about = written.uns["regnet"]
+    assert (about["graph"], about["edges"], about["units"]["mean_expression"]) == ("edges.tsv", 58, "unit of X")
+    assert f"{about['trends']['in-degree']['value']:+.2f} untrained" in words(result.stdout)
+    assert (folder / "x.h5ad").read_bytes() == before
+    assert_error(run(*command, "o/y.h5ad"), "o holds y.h5ad of an earlier run", "--force")
+    if expression == "x.h5ad":
+        assert run(*command, folder / "x.h5ad", "--force").exit_code == 0
+        with h5py.File(folder / "x.h5ad") as store:
+            assert "odd" in store["uns"] and np.nanmax(store["var/w_eff"]) == pytest.approx(expected["w_eff"].max())
+
+
+def test_an_h5ad_is_written_whole_or_not_at_all(run, files, trained, tmp_path, monkeypatch):
+    folder, _ = files
+    before = (folder / "x.h5ad").read_bytes()
+    data = [
+        "--expression",
+        folder / "x.h5ad",
+        "--edges",
+        folder / "edges.tsv",
+        "--checkpoint",
+        trained[0],
+        "--controls",
+        "0",
+    ]
+    (tmp_path / "taken").write_text("mine")
+    assert_error(run("shrinkage", *data, "--out", "taken/y.h5ad"), "cannot write to taken")
+    monkeypatch.setattr("regnet.report.write_elem", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    for out in ("a/y.h5ad", folder / "x.h5ad"):
+        assert_error(run("shrinkage", *data, "--force", "--out", out), "No space left on device", "make room there")
+    assert (folder / "x.h5ad").read_bytes() == before and not (tmp_path / "a").exists()
+    assert {path.name for path in folder.iterdir()} == {"x.csv.gz", "x.h5ad", "x.zarr", "edges.tsv"}
+
+
+def test_a_layer_of_another_model_is_found_by_name(run, tmp_path):
+    torch.manual_seed(0)
+    torch.save({"state_dict": {f"conv.{k}": v for k, v in SAGEConv(12, 3).state_dict().items()}}, "other.pth")
+    command = ["shrinkage", "tiny", "--checkpoint", "other.pth", "--out", "o"]
+    assert_error(
+        run(*command), "expected one layer called 'graphsage.layers.0.agg' (--layer-name); it holds 'state_dict.conv'"
+    )
+    result = run(*command, "--layer-name", "conv")
+    assert result.exit_code == 0 and "Notice: 'state_dict.conv' is taken for SAGEConv(12, 3, aggr=mean)" in words(
+        result.stderr
+    )
+    assert pd.read_csv("o/shrinkage.csv")["w_eff"].notna().sum() == 29
 
 
 def test_shrinkage_says_why_genes_are_undefined(run, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import anndata
 import dask.array as da
 import numpy as np
 import pandas as pd
@@ -48,6 +49,14 @@ def test_the_table_says_what_each_column_is_called(model, tiny_data):
     for column, values in (("w_eff", s.weight), ("S_x", s.self_sensitivity), ("S_m", s.neighbor_sensitivity)):
         np.testing.assert_allclose(table.loc[has, column], values.detach().numpy()[has], rtol=1e-9)
     np.testing.assert_allclose(table["w_eff"], table["S_x"] / (table["S_x"] + table["S_m"]), rtol=1e-10)
+
+
+def test_a_table_joins_var_by_gene_name(model, tiny_data):
+    table = shrinkage_table(model.graphsage.layers[0].agg, tiny_data)
+    adata = anndata.AnnData(tiny_data.x.numpy().T, var=pd.DataFrame({"id": range(40)}, index=tiny_data.gene_names))[:, ::-1]
+    var = adata.var.join(table)
+    assert var["w_eff"].notna().sum() == table["w_eff"].notna().sum() > 0
+    assert var["mean_expression"].tolist() == tiny_data.x.mean(dim=1).tolist()[::-1]
 
 
 def test_another_graph_replaces_that_of_the_data(model, tiny_data):
