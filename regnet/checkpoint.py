@@ -94,26 +94,26 @@ def load_checkpoint(path: str | Path) -> RegNet:
     return model.eval()
 
 
-def load_layer(path: str | Path, name: str | None = None) -> tuple[Module, list[str]]:
-    """Load one layer out of any state dict, which may be nested in others.
+def load_layers(path: str | Path, name: str | None = None) -> tuple[list[Module], list[str]]:
+    """Load a layer out of any state dict, which may be nested in others, by what the names of its weights begin with.
 
     Args:
         path: a file that ``torch.save`` wrote.
-        name: what the names of the layer's parameters begin with, without what is before it, such as ``module.``: those of
-            a ``Linear``, of ``Sequential(Linear, ReLU, Linear)``, also as an ``mlp`` in the layer, or of PyTorch Geometric's
-            ``SAGEConv``. By default ``"graphsage.layers.0.agg"``.
+        name: of a ``Linear``, a ``Sequential(Linear, ReLU, Linear)``, also as ``mlp`` in the layer, or PyTorch Geometric's
+            ``SAGEConv``; what is before it, such as ``module.``, may be left out. By default ``graphsage.layers.0.agg``.
 
     Returns:
-        The layer in evaluation mode, and notices on what is assumed because a state dict does not say it.
+        The layer, last in a list of the layers of a RegNet before it, and notices on what a state dict does not say.
 
     Raises:
-        FileNotFoundError, ValueError: see :func:`load_checkpoint`; or no such layer, and the message lists those there are.
+        FileNotFoundError: there is no such file.
+        ValueError: no checkpoint, one that holds code (which is not run), or no such layer; the message lists those it has.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     torch.save({"epoch": 3, "model": {"module.conv.lin_l.weight": torch.ones(2, 5)}}, f"{folder}/m.pth")
-    ...     load_layer(f"{folder}/m.pth", "conv")[0]
-    SAGEConv(5, 2, aggr=mean)
+    ...     load_layers(f"{folder}/m.pth", "conv")[0]
+    [SAGEConv(5, 2, aggr=mean)]
     """
     path, start = Path(path), "graphsage.layers.0.agg." if name is None else f"{name}." if name else ""
     weights = dict(_tensors(_read(path)))
@@ -123,17 +123,19 @@ def load_layer(path: str | Path, name: str | None = None) -> tuple[Module, list[
         kept: list[str] = []  # without the layers inside of others
         for other in sorted(found or starts):
             with suppress(ValueError, RuntimeError):
-                if not other.startswith(tuple(kept)) and _build(_below(weights, other)):
+                if not other.startswith(tuple(kept)) and _build(weights, other):
                     kept.append(other)
         holds = some([repr(other.rstrip(".")) for other in kept], 9) or "no layer"
         raise ValueError(f"{path}: expected one layer called {start.rstrip('.')!r} (--layer-name); it holds {holds}")
-    _check_numbers(path, parts := _below(weights, found[0]))
+    own = re.fullmatch(r"(.*graphsage\.layers\.)(\d+)(\.agg\.)", found[0])
+    chain = [f"{own[1]}{number}{own[3]}" for number in range(int(own[2]) + 1)] if own else found
+    _check_numbers(path, {key: weight for key, weight in weights.items() if key.startswith(tuple(chain))})
     try:
-        layer = _build(parts).eval()
+        layers = [_build(weights, start).eval() for start in chain]
     except (ValueError, RuntimeError) as error:
         raise ValueError(f"{path}: {found[0].rstrip('.')!r} is not supported: {' '.join(str(error).split())}") from None
-    assumed = f"{found[0].rstrip('.')!r} is taken for {' '.join(str(layer).split())}, which its names do not tell"
-    return layer, [] if re.search(r"graphsage\.layers\.\d+\.agg\.$", found[0]) else [assumed]
+    taken = f"{found[0].rstrip('.')!r} is taken for {' '.join(str(layers[0]).split())}"
+    return layers, [] if own else [f"{taken}, which the names of its weights do not tell"]
 
 
 def _tensors(content: Any, before: str = "", depth: int = 4) -> Iterator[tuple[str, Tensor]]:
@@ -144,13 +146,9 @@ def _tensors(content: Any, before: str = "", depth: int = 4) -> Iterator[tuple[s
         )
 
 
-def _below(weights: dict[str, Tensor], start: str) -> dict[str, Tensor]:
-    return {key.removeprefix(start): weight for key, weight in weights.items() if key.startswith(start)}
-
-
-def _build(parts: dict[str, Tensor]) -> Module:
-    """The layer of a known kind that has these weights and no others."""
-    parts = {key.removeprefix("mlp."): weight for key, weight in parts.items()}
+def _build(weights: dict[str, Tensor], start: str) -> Module:
+    """The layer of a known kind that has the weights whose names begin so, and no others."""
+    parts = {key[len(start) :].removeprefix("mlp."): weight for key, weight in weights.items() if key.startswith(start)}
     sizes = {key.removesuffix(".weight"): weight.shape[::-1] for key, weight in parts.items() if weight.dim() == 2}
     if {"lin", "lin_l"} <= sizes.keys():
         raise ValueError("a SAGEConv with project=True is no function of the neighbour mean")
@@ -163,7 +161,7 @@ def _build(parts: dict[str, Tensor]) -> Module:
         elif "weight" in sizes:
             layer = Linear(*sizes["weight"], bias="bias" in parts)
         else:
-            raise ValueError(f"expected Linear, Linear -> ReLU -> Linear or SAGEConv; got {some(list(parts))}")
+            raise ValueError(f"expected Linear, Linear -> ReLU -> Linear or SAGEConv; got {some(list(parts)) or 'nothing'}")
     layer.load_state_dict(parts, assign=True)
     if not isinstance(layer, SAGEConv) and (width := next(layer.parameters()).size(1)) % 2:
         raise ValueError(f"it must read [x, m], an even number of features; got {width}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -144,7 +143,7 @@ def shrinkage(
     Example: regnet shrinkage --expression x.csv --edges e.csv --checkpoint m.pth
     """
     _check_input(name, expression, edges, tfs)
-    from regnet.checkpoint import load_checkpoint, load_layer
+    from regnet.checkpoint import load_layers
     from regnet.report import SHRINKAGE_FILES, layer_input, summary, weigh, write_h5ad, write_shrinkage
     from regnet.writing import output_lock
 
@@ -153,16 +152,14 @@ def shrinkage(
     with _errors_in_one_line():
         if not force:
             _refuse_to_replace(*((out.parent, (out.name,)) if is_h5ad else (out, SHRINKAGE_FILES)))
-        deeper = re.fullmatch(r"graphsage\.layers\.([1-9]\d*)\.agg", layer_name or "")  # whose input the model computes
-        model, notices = (load_checkpoint(checkpoint), []) if deeper else load_layer(checkpoint, layer_name)
+        layers, notices = load_layers(checkpoint, layer_name)
         for notice in notices:
             typer.echo(f"Notice: {notice}", err=True)
-        data = _load(name, expression, edges, tfs, next(model.parameters()).dtype)
+        data = _load(name, expression, edges, tfs, next(layers[0].parameters()).dtype)
         num_edges = data.edge_index.size(1)
         with output_lock(out.with_name(f".{out.name}.unfinished") if is_h5ad else out) as folder:  # before hours of work
             with _progress_of_blocks(data) as bar:
-                layer, read = layer_input(model, data, int(deeper[1]) if deeper else 0)
-                weights = weigh(layer, read, controls=controls, progress=bar is None)
+                weights = weigh(layers[-1], layer_input(layers, data), controls=controls, progress=bar is None)
             if is_h5ad:
                 source = expression if expression and expression.suffix.lower() == ".h5ad" else None
                 about = {"graph": edges.name if edges else name, "edges": num_edges}

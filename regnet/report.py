@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from copy import copy
 from io import BytesIO
 from pathlib import Path
@@ -27,14 +28,13 @@ from regnet.checks import some
 from regnet.engine import output_on_graph, sensitivities_on_graph
 from regnet.graph import in_degree
 from regnet.layers import Layer
-from regnet.model import MLPAggregator, RegNet, SAGELayer
+from regnet.model import SAGELayer
 from regnet.training import Pretrained
 from regnet.trends import compare_trends, untrained_weights
 from regnet.writing import explain_write_errors, write_files
 
 SHRINKAGE_FILES = ("shrinkage.csv", "shrinkage_vs_degree.png", "shrinkage_hist.png", "shrinkage_vs_expr.png")
 REPORT_FILES = ("regnet_pretrained.pth", "metrics.json", "settings.json", "train_edges.csv", *SHRINKAGE_FILES)
-_UNITS = {"mean_expression": "unit of X", "S_x": "unit of the output of the layer", "S_m": "as S_x"}
 
 
 def shrinkage_table(layer: Layer, data: Data, edge_index: Tensor | None = None) -> pd.DataFrame:
@@ -80,26 +80,18 @@ def shrinkage_table(layer: Layer, data: Data, edge_index: Tensor | None = None) 
     )
 
 
-def layer_input(model: Module, data: Data, layer: int = 0) -> tuple[Module, Data]:
-    """A layer, or that of a RegNet with this number, and the data set whose ``x`` it reads."""
-    first = _aggregator(model, 0) if isinstance(model, RegNet) else model
-    (genes, cells), width = data.x.shape, next(first.parameters()).size(1) // (1 if isinstance(first, SAGEConv) else 2)
+def layer_input(layers: Sequence[Module], data: Data) -> Data:
+    """The data set whose ``x`` the last of a RegNet's layers reads, or one layer alone."""
+    width = next(layers[0].parameters()).size(1) // (1 if isinstance(layers[0], SAGEConv) else 2)
+    genes, cells = data.x.shape
     if cells != width:
         transpose, give = "it seems to be cells x genes: transpose it", "give the cells that the model was trained on"
         fix = transpose if genes == width else give
         raise ValueError(f"the layer takes {width} cells, and the expression has {genes} genes x {cells} cells; {fix}")
-    if not isinstance(model, RegNet):
-        return model, data
-    layers, count = model.graphsage.layers, len(model.graphsage.layers)
-    if not 0 <= layer < count:
-        raise ValueError(f"layer must be from 0 to {count - 1}: the model has {count} GraphSAGE layers; got {layer}")
-    if layer == 0:
-        return first, data
-    with torch.no_grad():
-        hidden = output_on_graph(first, data.x, data.edge_index)
-        for between in layers[1:layer]:
-            hidden = between(hidden.relu(), data.edge_index)
-    return _aggregator(model, layer), copy(data).update({"x": hidden.relu(), "expression": data.x})
+    inner = copy(data).update({"expression": data.x})
+    for layer in layers[:-1]:
+        inner.x = output_on_graph(layer, inner.x, data.edge_index).relu()
+    return inner
 
 
 class Weights(NamedTuple):
@@ -137,7 +129,7 @@ def summary(weights: Weights, graph: str) -> list[str]:
 
 def write_report(folder: str | Path, trained: Pretrained, data: Data, weights: Weights | None = None) -> None:
     """Write REPORT_FILES of a trained model, atomically; concurrent runs into one folder need ``output_lock``."""
-    weights = weights or weigh(_aggregator(trained.model, 0), data, trained.edge_index)
+    weights = weights or weigh(cast(SAGELayer, trained.model.graphsage.layers[0]).agg, data, trained.edge_index)
     sources, targets = (weights.table.index.to_numpy()[genes] for genes in trained.edge_index.cpu())
     trends = weights.trends
     compared = {} if trends is None else {"trends": json.loads(trends.to_json(orient="index", double_precision=15))}
@@ -179,7 +171,8 @@ def write_h5ad(place: Path, folder: Path, weights: Weights, data: Data, source: 
                 columns = np.append(np.asarray(var.attrs.get("column-order", [])).astype(str), weights.table.columns)
                 var.attrs["column-order"] = list(dict.fromkeys(columns.tolist()))
                 trends = {} if weights.trends is None else {"trends": weights.trends.to_dict("index")}
-                write_elem(uns, "regnet", {"units": _UNITS} | about | trends)
+                units = {"mean_expression": "unit of X", "S_x": "unit of the layer's output", "S_m": "as S_x"}
+                write_elem(uns, "regnet", {"units": units} | about | trends)
             unfinished.replace(place)
         finally:
             unfinished.unlink(missing_ok=True)
@@ -216,12 +209,8 @@ def _shrinkage_files(weights: Weights) -> dict[str, bytes]:
     return files
 
 
-def _aggregator(model: RegNet, layer: int) -> MLPAggregator:
-    return cast(SAGELayer, model.graphsage.layers[layer]).agg
-
-
 def _mean_expression(data: Data) -> np.ndarray:
-    x = data.expression if "expression" in data else data.x
+    x = data.expression if "expression" in data else data.x  # of a layer that reads hidden units
     if isinstance(x, Tensor):
         return x.detach().mean(dim=1).cpu().numpy()
     from regnet.blockwise import dense_blocks

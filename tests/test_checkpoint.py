@@ -12,7 +12,7 @@ from torch import nn
 from torch_geometric.nn import GATConv, SAGEConv
 
 from regnet import RegNet
-from regnet.checkpoint import load_checkpoint, load_layer
+from regnet.checkpoint import load_checkpoint, load_layers
 
 
 class Code:
@@ -164,7 +164,7 @@ class Model(nn.Module):
 )
 def test_a_layer_comes_out_of_any_state_dict(save, name, wrap):
     model = Model()
-    layer, notices = load_layer(save(wrap(model.state_dict())), name)
+    (layer,), notices = load_layers(save(wrap(model.state_dict())), name)
     expected = model.get_submodule(name)
     assert str(layer) == str(expected) and not layer.training
     assert all(map(torch.equal, layer.state_dict().values(), expected.state_dict().values()))
@@ -174,11 +174,12 @@ def test_a_layer_comes_out_of_any_state_dict(save, name, wrap):
 def test_the_layers_of_a_part_of_a_regnet_are_those_of_its_whole(save):
     model = RegNet(4, 8, 4)
     part = {f"module.{key}": value for key, value in model.state_dict().items() if key.startswith("graphsage")}
-    for layer, name in [(0, None), (1, "graphsage.layers.1.agg"), (1, "layers.1.agg.mlp")]:
-        found, notices = load_layer(save({"model": part}), name)
-        assert all(map(torch.equal, found.parameters(), model.graphsage.layers[layer].agg.parameters()))
+    for count, name in [(1, None), (2, "graphsage.layers.1.agg"), (1, "layers.1.agg.mlp")]:
+        found, notices = load_layers(save({"model": part}), name)
+        expected = model.graphsage.layers[0 if name is None else 1].agg.parameters()
+        assert all(map(torch.equal, found[-1].parameters(), expected)) and len(found) == count
         assert len(notices) == (name == "layers.1.agg.mlp")
-    assert str(load_layer(save(model.graphsage.layers[0].agg.mlp.state_dict()), "")[0]).startswith("Sequential")
+    assert str(load_layers(save(model.graphsage.layers[0].agg.mlp.state_dict()), "")[0][0]).startswith("Sequential")
 
 
 @pytest.mark.parametrize(
@@ -201,8 +202,8 @@ def test_the_layers_of_a_part_of_a_regnet_are_those_of_its_whole(save):
 def test_what_is_no_layer_is_refused_and_those_there_are_listed(save, name, words):
     others = {"turned.weight": torch.ones(8, 3), "turned.bias": torch.ones(3), "half.weight": torch.ones(3, 8).half()}
     with pytest.raises(ValueError) as caught:
-        load_layer(save(Model().state_dict() | others), name)
+        load_layers(save(Model().state_dict() | others), name)
     for word in ["m.pth: ", *words]:
         assert word in str(caught.value)
     with pytest.raises(ValueError, match="holds code"):
-        load_layer(save({"one": {"weight": Code("trap")}}), "one")
+        load_layers(save({"one": {"weight": Code("trap")}}), "one")
