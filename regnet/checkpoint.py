@@ -1,4 +1,4 @@
-"""Trained weights from a file, without being told the widths they were trained with."""
+"""Trained layers from a file, by the names of their weights."""
 
 from __future__ import annotations
 
@@ -17,10 +17,6 @@ from torch.nn import Linear, Module, ReLU, Sequential
 from torch_geometric.nn import SAGEConv
 
 from regnet.checks import some
-from regnet.model import RegNet
-
-_FIRST_LAYER = "graphsage.layers.0.agg.mlp.0.weight"
-_LATENT = "vae.encoder.fc_mu.weight"
 
 
 def to_bytes(content: Any) -> memoryview:
@@ -43,55 +39,6 @@ def _read(path: Path) -> Any:
     except Exception as error:  # a damaged file can fail anywhere in PyTorch's reader
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ValueError(f"{path}: expected a PyTorch checkpoint; it is damaged or of another kind ({reason})") from None
-
-
-def _check_numbers(path: Path, weights: dict[str, Tensor]) -> None:
-    """Raise unless all weights are dense and of one floating-point type."""
-    kinds = {str(v.dtype) if v.layout == torch.strided and not v.is_meta else "no dense numbers" for v in weights.values()}
-    if kinds not in ({"torch.float32"}, {"torch.float64"}):
-        got = " and ".join(sorted(kinds))
-        raise ValueError(f"{path}: expected dense weights that are all float32 or all float64; got {got}")
-
-
-def load_checkpoint(path: str | Path) -> RegNet:
-    """Load the weights that :func:`regnet.pretrain` writes, or the published ones.
-
-    Args:
-        path: a file with the state dict of a :class:`regnet.RegNet`.
-
-    Returns:
-        The model in evaluation mode, on the CPU, in the dtype of the weights, from whose names and shapes its widths, its
-        number of layers and whether it has the structural term are read.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: no checkpoint, one that holds code (which is not run), or weights that are not those of a RegNet: names
-            are missing or unknown, or the shapes or dtypes do not fit together.
-
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     file = Path(folder) / "regnet_pretrained.pth"
-    ...     torch.save(RegNet(5, hidden_channels=8, latent_channels=4).state_dict(), file)
-    ...     load_checkpoint(file).graphsage.layers[0].agg.mlp[0]
-    Linear(in_features=10, out_features=8, bias=True)
-    """
-    path = Path(path)
-    weights = dict(_tensors(_read(path)))
-    for name in (_FIRST_LAYER, _LATENT):
-        if name not in weights or weights[name].dim() != 2:
-            holds = some([str(key) for key in weights]) or "nothing"
-            raise ValueError(f"{path}: expected the state dict of a RegNet, with a matrix {name}; it holds {holds}")
-    _check_numbers(path, weights)
-    hidden, doubled = weights[_FIRST_LAYER].shape
-    layers = [name for name in map(str, weights) if re.fullmatch(r"graphsage\.layers\.\d+\.agg\.mlp\.0\.weight", name)]
-    structural = "structure.weight" in weights
-    try:
-        with torch.device("meta"):  # neither memory nor random numbers for weights that are replaced at once
-            model = RegNet(doubled // 2, hidden, len(weights[_LATENT]), len(layers), structural=structural)
-        model.load_state_dict(weights, strict=True, assign=True)
-    except (ValueError, TypeError, RuntimeError) as error:
-        raise ValueError(f"{path}: expected the weights of a RegNet; {' '.join(str(error).split())}") from None
-    return model.eval()
 
 
 def load_layers(path: str | Path, name: str | None = None) -> tuple[list[Module], list[str]]:
@@ -129,7 +76,11 @@ def load_layers(path: str | Path, name: str | None = None) -> tuple[list[Module]
         raise ValueError(f"{path}: expected one layer called {start.rstrip('.')!r} (--layer-name); it holds {holds}")
     own = re.fullmatch(r"(.*graphsage\.layers\.)(\d+)(\.agg\.)", found[0])
     chain = [f"{own[1]}{number}{own[3]}" for number in range(int(own[2]) + 1)] if own else found
-    _check_numbers(path, {key: weight for key, weight in weights.items() if key.startswith(tuple(chain))})
+    own_weights = [weight for key, weight in weights.items() if key.startswith(tuple(chain))]
+    kinds = {str(w.dtype) if w.layout == torch.strided and not w.is_meta else "no dense numbers" for w in own_weights}
+    if kinds not in ({"torch.float32"}, {"torch.float64"}):
+        got = " and ".join(sorted(kinds))
+        raise ValueError(f"{path}: expected dense weights that are all float32 or all float64; got {got}")
     try:
         layers = [_build(weights, start).eval() for start in chain]
     except (ValueError, RuntimeError) as error:
@@ -152,7 +103,7 @@ def _build(weights: dict[str, Tensor], start: str) -> Module:
     sizes = {key.removesuffix(".weight"): weight.shape[::-1] for key, weight in parts.items() if weight.dim() == 2}
     if {"lin", "lin_l"} <= sizes.keys():
         raise ValueError("a SAGEConv with project=True is no function of the neighbour mean")
-    with torch.device("meta"):  # as above
+    with torch.device("meta"):  # neither memory nor random numbers for weights that are replaced at once
         if "lin_l" in sizes:
             layer: Module = SAGEConv(*sizes["lin_l"], root_weight="lin_r" in sizes, bias="lin_l.bias" in parts)
         elif {"0", "2"} <= sizes.keys():

@@ -22,7 +22,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from regnet import RegNet, training
-from regnet.checkpoint import load_checkpoint
+from regnet.checkpoint import load_layers
 from regnet.cli import app
 from regnet.report import REPORT_FILES
 from regnet.writing import output_lock
@@ -150,7 +150,7 @@ def contents(folder):
 
 READERS = {
     ".ckpt": lambda file: torch.load(file, weights_only=True),
-    ".pth": load_checkpoint,
+    ".pth": load_layers,
     ".json": lambda file: json.loads(file.read_text()),
     ".csv": pd.read_csv,
     ".png": lambda file: Image.open(file).load(),
