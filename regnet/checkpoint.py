@@ -107,10 +107,10 @@ def _build(weights: dict[str, Tensor], start: str) -> Module:
         if "lin_l" in sizes:
             layer: Module = SAGEConv(*sizes["lin_l"], root_weight="lin_r" in sizes, bias="lin_l.bias" in parts)
         elif {"0", "2"} <= sizes.keys():
-            first, second = (Linear(*sizes[at], bias=f"{at}.bias" in parts) for at in "02")
+            first, second = (Linear(sizes[at][0], sizes[at][1], bias=f"{at}.bias" in parts) for at in "02")
             layer = Sequential(first, ReLU(), second)
         elif "weight" in sizes:
-            layer = Linear(*sizes["weight"], bias="bias" in parts)
+            layer = Linear(sizes["weight"][0], sizes["weight"][1], bias="bias" in parts)
         else:
             raise ValueError(f"expected Linear, Linear -> ReLU -> Linear or SAGEConv; got {some(list(parts)) or 'nothing'}")
     layer.load_state_dict(parts, assign=True)

@@ -92,7 +92,7 @@ def pretrain(
     if resume and force:
         raise typer.BadParameter("--resume goes on and --force starts over: give one of them")
     from regnet.io import to_memory
-    from regnet.report import REPORT_FILES, summary, weigh, write_report
+    from regnet.report import REPORT_FILES, first_layer, summary, weigh, write_report
     from regnet.training import pretrain as train
     from regnet.writing import output_lock
 
@@ -112,7 +112,7 @@ def pretrain(
             return
         with output_lock(out), _resumable(kept, force):
             trained = train(data, seed=seed, max_epochs=epochs, checkpoint=kept, resume=resume, progress=True)
-            weights = weigh(trained.model.graphsage.layers[0].agg, data, trained.edge_index, controls, progress=True)
+            weights = weigh(first_layer(trained), data, trained.edge_index, controls, progress=True)
             write_report(out, trained, data, weights)
         metrics = trained.metrics
         table = Table("test metric", "RegNet", "degree", "structure", "|Pearson|")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from copy import copy
 from io import BytesIO
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import h5py
 import matplotlib.pyplot as plt
@@ -28,7 +28,6 @@ from regnet.checks import some
 from regnet.engine import output_on_graph, sensitivities_on_graph
 from regnet.graph import in_degree
 from regnet.layers import Layer
-from regnet.model import SAGELayer
 from regnet.training import Pretrained
 from regnet.trends import compare_trends, untrained_weights
 from regnet.writing import explain_write_errors, write_files
@@ -127,9 +126,14 @@ def summary(weights: Weights, graph: str) -> list[str]:
     return lines
 
 
+def first_layer(trained: Pretrained) -> Module:
+    """The note's g."""
+    return trained.model.graphsage.layers[0].get_submodule("agg")
+
+
 def write_report(folder: str | Path, trained: Pretrained, data: Data, weights: Weights | None = None) -> None:
     """Write REPORT_FILES of a trained model, atomically; concurrent runs into one folder need ``output_lock``."""
-    weights = weights or weigh(cast(SAGELayer, trained.model.graphsage.layers[0]).agg, data, trained.edge_index)
+    weights = weights or weigh(first_layer(trained), data, trained.edge_index)
     sources, targets = (weights.table.index.to_numpy()[genes] for genes in trained.edge_index.cpu())
     trends = weights.trends
     compared = {} if trends is None else {"trends": json.loads(trends.to_json(orient="index", double_precision=15))}
@@ -164,7 +168,7 @@ def write_h5ad(place: Path, folder: Path, weights: Weights, data: Data, source: 
                     raise ValueError(f"{source} was written before AnnData 0.7; write it again with write_h5ad")
                 names = read_elem(var[var.attrs["_index"]])
                 if not len(known := weights.table.index.intersection(names)):
-                    raise ValueError(f"{source}: no name in var is a gene of the table; the genes are {some(names)}")
+                    raise ValueError(f"{source}: no name in var is a gene of the table; var has {some(names)}")
                 for column, values in weights.table.reindex(names).items():
                     values = values.astype("boolean").array if values.dtype == object else values.to_numpy()
                     write_elem(var, column, values)

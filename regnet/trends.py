@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from regnet.engine import _from_products, _open
-from regnet.layers import LayerWeights, read_layer
+from regnet.layers import read_layer
 
 TRENDS = ("in-degree", "in-degree, given expression", "expression", "expression, given in-degree", "TFs minus other genes")
 _BYTES_AT_ONCE = 2**28
@@ -58,8 +59,8 @@ def untrained_weights(
         hide = not progress or not console.is_terminal
         for part in track(parts, "untrained layers", console=console, transient=True, disable=hide):
             drawn = [read_layer(_redrawn(layer), matrix.like).scaled() for _ in part]
-            stacked = (torch.cat([getattr(w, name) for w in drawn]) for name in ("w_self", "w_neighbor", "bias"))
-            products, row_lengths = matrix.products(LayerWeights(*stacked, None, drawn[0].bias_out))
+            w_self, w_neighbor = (torch.cat([getattr(w, name) for w in drawn]) for name in ("w_self", "w_neighbor"))
+            products, row_lengths = matrix.products(replace(drawn[0], w_self=w_self, w_neighbor=w_neighbor))
             for w, own in zip(drawn, products.unflatten(1, (2, len(part), hidden)).unbind(dim=2), strict=True):
                 weights.append(_from_products(w, own.flatten(1), row_lengths, graph, matrix).weight)
     return torch.stack(weights)
@@ -69,6 +70,5 @@ def _redrawn(layer: Module) -> Module:
     """A copy with new parameters, drawn on the CPU, whose random state is put back."""
     fresh = copy.deepcopy(layer).cpu()
     for module in fresh.modules():
-        if hasattr(module, "reset_parameters"):
-            module.reset_parameters()
+        getattr(module, "reset_parameters", lambda: None)()
     return fresh.to(next(layer.parameters()).device)

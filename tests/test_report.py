@@ -23,6 +23,7 @@ from regnet.report import (
     layer_input,
     undefined_genes,
     weigh,
+    write_h5ad,
     write_report,
     write_shrinkage,
 )
@@ -155,3 +156,17 @@ def test_names_and_tfs_may_be_missing(model, tiny_data):
     table = shrinkage_table(model.graphsage.layers[0].agg, Data(x=tiny_data.x, edge_index=tiny_data.edge_index))
     assert table.index.tolist() == [str(gene) for gene in range(40)]
     assert table.index[table["is_tf"]].tolist() == ["0", "1", "2", "3"]
+
+
+def test_columns_go_into_var_by_gene_name(model, tiny_data, tmp_path):
+    """As where ``raw`` has genes that ``var`` lacks, or the other way."""
+    names = [*tiny_data.gene_names[:4:-1], "other"]
+    anndata.AnnData(np.zeros((2, 36)), var=pd.DataFrame({"id": range(36)}, index=names)).write_h5ad(tmp_path / "x.h5ad")
+    weights = weigh(model.graphsage.layers[0].agg, tiny_data)
+    assert write_h5ad(tmp_path / "y.h5ad", tmp_path, weights, tiny_data, tmp_path / "x.h5ad", {}) == 5
+    var = anndata.read_h5ad(tmp_path / "y.h5ad").var
+    expected = pd.DataFrame({"id": range(36)}, index=names).join(weights.table.astype({"is_tf": "boolean"}))
+    pd.testing.assert_frame_equal(var, expected)
+    weights = weights._replace(table=weights.table.add_prefix("no ", axis=0))
+    with pytest.raises(ValueError, match=r"no name in var is a gene of the table; var has G39, G38"):
+        write_h5ad(tmp_path / "y.h5ad", tmp_path, weights, tiny_data, tmp_path / "x.h5ad", {})
