@@ -46,6 +46,7 @@ Name = Annotated[str | None, typer.Argument(metavar="NAME", help="One of `regnet
 Expression = Annotated[Path | None, _option(metavar="FILE", help="Genes x cells: CSV, TSV, .gz, .h5ad, .zarr.")]
 Edges = Annotated[Path | None, _option(metavar="FILE", help="Columns regulator, target (and Label).")]
 Tfs = Annotated[Path | None, _option(metavar="FILE", help="Transcription factors, one a line.")]
+Controls = Annotated[int, _option(metavar="N", min=0, help="Untrained layers to compare with, 100.")]
 Force = Annotated[bool, _option("--force", metavar="", help="Replace earlier outputs.")]
 
 
@@ -93,6 +94,7 @@ def pretrain(
     tfs: Tfs = None,
     seed: Annotated[int, typer.Option(metavar="N", help="Of split, weights and negatives.")] = 0,
     epochs: Annotated[int, typer.Option(metavar="N", min=1, help="Passes over the graph.")] = 200,
+    controls: Controls = 100,
     out: Annotated[Path | None, _option(metavar="DIR", help="Else pretrain_outputs/NAME/pretrain.")] = None,
     resume: Annotated[bool, typer.Option("--resume", metavar="", help="Go on with an interrupted training.")] = False,
     force: Force = False,
@@ -107,7 +109,7 @@ def pretrain(
     if resume and force:
         raise typer.BadParameter("--resume goes on and --force starts over: give one of them")
     from regnet.io import to_memory
-    from regnet.report import REPORT_FILES, write_report
+    from regnet.report import REPORT_FILES, first_layer, summary, weigh, write_report
     from regnet.training import pretrain as train
     from regnet.writing import output_lock
 
@@ -127,58 +129,64 @@ def pretrain(
             return
         with output_lock(out), _resumable(kept, force):
             trained = train(data, seed=seed, max_epochs=epochs, checkpoint=kept, resume=resume, progress=True)
-            write_report(out, trained, data)
+            weights = weigh(first_layer(trained), data, trained.edge_index, controls, progress=True)
+            write_report(out, trained, data, weights)
         metrics = trained.metrics
         table = Table("test metric", "RegNet", "degree", "structure", "|Pearson|")
         for metric in ("auroc", "auprc"):
             scores = (f"{metrics[metric + suffix]:.3f}" for suffix in ("", "_degree", "_structure", "_correlation"))
             table.add_row(metric.upper(), *scores)
         Console(width=200).print(table)
-        undefined = _genes(int(metrics["genes_without_regulators"]))
-        typer.echo(f"weight undefined for {undefined} without regulators in the training graph")
+        _say("\n".join(summary(weights, f"the {trained.edge_index.size(1)} training edges")))
         _say(f"written to {out}")
 
 
 @app.command()
 def shrinkage(
-    checkpoint: Annotated[Path, _option(metavar="FILE", help="A regnet_pretrained.pth.")],
+    checkpoint: Annotated[Path, _option(metavar="FILE", help="A state dict, as regnet_pretrained.pth.")],
     name: Name = None,
     expression: Expression = None,
     edges: Edges = None,
     tfs: Tfs = None,
-    layer: Annotated[int, typer.Option(metavar="N", min=0, help="Which GraphSAGE layer.")] = 0,
-    out: Annotated[Path | None, _option(metavar="DIR", help="Else shrinkage_outputs/NAME.")] = None,
+    layer_name: Annotated[str | None, _option(metavar="NAME", help="Else graphsage.layers.0.agg.")] = None,
+    controls: Controls = 100,
+    out: Annotated[Path | None, _option(metavar="PATH", help="DIR or .h5ad, else shrinkage_outputs/NAME.")] = None,
     force: Force = False,
 ) -> None:
     """Effective weights of the genes of NAME, or of --expression and --edges.
 
-    Writes shrinkage.csv and the three figures.
+    Writes shrinkage.csv and the three figures; to an .h5ad, columns of its var.
 
     Example: regnet shrinkage --expression x.csv --edges e.csv --checkpoint m.pth
     """
     _check_input(name, expression, edges, tfs)
-    from regnet.checkpoint import load_checkpoint
-    from regnet.report import SHRINKAGE_FILES, model_table, undefined_genes, write_shrinkage
+    from regnet.checkpoint import load_layers
+    from regnet.report import SHRINKAGE_FILES, layer_input, summary, weigh, write_h5ad, write_shrinkage
     from regnet.writing import output_lock
 
     out = out or Path("shrinkage_outputs") / _called(name, expression)
+    is_h5ad = out.suffix.lower() == ".h5ad"
     with _errors_in_one_line():
         if not force:
-            _refuse_to_replace(out, SHRINKAGE_FILES)
-        model = load_checkpoint(checkpoint)
-        data = _load(name, expression, edges, tfs, next(model.parameters()).dtype)
-        with output_lock(out):  # before the work, which may take hours
-            with _progress_of_blocks(data):
-                table = model_table(model, data, layer)
-            write_shrinkage(out, table)
+            _refuse_to_replace(*((out.parent, (out.name,)) if is_h5ad else (out, SHRINKAGE_FILES)))
+        layers, notices = load_layers(checkpoint, layer_name)
+        for notice in notices:
+            _say(f"Notice: {notice}", err=True)
+        data = _load(name, expression, edges, tfs, next(layers[0].parameters()).dtype)
+        num_edges = data.edge_index.size(1)
+        with output_lock(out.with_name(f".{out.name}.unfinished") if is_h5ad else out) as folder:  # before hours of work
+            with _progress_of_blocks(data) as bar:
+                weights = weigh(layers[-1], layer_input(layers, data), controls=controls, progress=bar is None)
+            if is_h5ad:
+                source = expression if expression and expression.suffix.lower() == ".h5ad" else None
+                about = {"graph": edges.name if edges else name, "edges": num_edges}
+                if absent := write_h5ad(out, folder, weights, data, source, about):
+                    _say(f"Notice: genes of the table that var lacks: {absent} of {len(weights.table)}", err=True)
+            else:
+                write_shrinkage(out, weights)
         listed = f" of {data.listed_edges} in the file" if "listed_edges" in data else ""
-        typer.echo(f"genes   {len(table)}\nedges   {data.edge_index.size(1)} used{listed}")
-        weights = table["w_eff"].dropna()
-        if len(weights):
-            low, median, high = weights.quantile([0.25, 0.5, 0.75])
-            typer.echo(f"weight  median {median:.3f}, quartiles {low:.3f} to {high:.3f}, of {_genes(len(weights))}")
-        reasons = "; ".join(f"{count} {reason}" for reason, count in undefined_genes(table).items())
-        typer.echo(f"undefined for {_genes(len(table) - len(weights))}" + (f": {reasons}" if reasons else ""))
+        _say(f"genes   {len(weights.table)}\nedges   {num_edges} used{listed}")
+        _say("\n".join(summary(weights, f"all {num_edges} edges")))
         _say(f"written to {out}")
 
 
@@ -189,10 +197,6 @@ def _say(text: str, *, err: bool = False) -> None:
 def _printable(text: str) -> str:
     """With control characters, by which a name could command the terminal, as Python writes them."""
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
-
-
-def _genes(count: int) -> str:
-    return f"{count} gene" if count == 1 else f"{count} genes"
 
 
 def _check_input(name: str | None, expression: Path | None, edges: Path | None, tfs: Path | None) -> None:
@@ -234,6 +238,8 @@ def _load(
     for notice in notices + more:
         _say(f"Notice: {notice}", err=True)
     data.listed_edges = len(table)
+    if not name:
+        data.cell_names = list(source.obs_names)
     return data
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -40,6 +42,7 @@ _STYLE = {
     "image.cmap": "viridis",
     "lines.linewidth": 1.8,
 }
+_UNTRAINED: dict[str, Any] = {"color": COLORS["muted"], "alpha": 0.45, "linewidth": 0, "zorder": 3.2}
 
 
 def use_style() -> None:
@@ -50,7 +53,7 @@ def use_style() -> None:
     plt.rcParams.update(_STYLE)
 
 
-def shrinkage_vs_degree(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
+def shrinkage_vs_degree(table: pd.DataFrame, ax: Axes | None = None, controls: np.ndarray | None = None) -> Axes:
     """Weight against in-degree on a logarithmic axis, with a trend and its 95 % band.
 
     Genes of one in-degree are spread sideways by up to 8 %, so that they can be told apart. On a reversed graph the
@@ -59,6 +62,7 @@ def shrinkage_vs_degree(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     Args:
         table: from :func:`regnet.shrinkage_table`.
         ax: axes to draw in, which are returned; by default those of a new figure.
+        controls: weights of untrained layers, shape (count, genes), of whose trends the range is drawn.
 
     References:
         Section 8 of the note.
@@ -67,20 +71,20 @@ def shrinkage_vs_degree(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     >>> shrinkage_vs_degree(table).get_xscale()
     'log'
     """
-    return _scatter_with_trend(table, "in_degree", "in-degree (number of genes averaged)", ax, log=True)
+    return _scatter_with_trend(table, "in_degree", "in-degree (number of genes averaged)", ax, controls, log=True)
 
 
-def shrinkage_vs_expr(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
+def shrinkage_vs_expr(table: pd.DataFrame, ax: Axes | None = None, controls: np.ndarray | None = None) -> Axes:
     """Weight against mean expression, in the unit of ``x``, as :func:`shrinkage_vs_degree` draws it.
 
     >>> weights = {"in_degree": [1, 2], "mean_expression": [0.1, 2.0], "is_tf": [True, False], "w_eff": [0.3, 0.6]}
     >>> shrinkage_vs_expr(pd.DataFrame(weights)).get_xlabel()
     'mean expression (unit of x)'
     """
-    return _scatter_with_trend(table, "mean_expression", "mean expression (unit of x)", ax, log=False)
+    return _scatter_with_trend(table, "mean_expression", "mean expression (unit of x)", ax, controls, log=False)
 
 
-def shrinkage_hist(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
+def shrinkage_hist(table: pd.DataFrame, ax: Axes | None = None, controls: np.ndarray | None = None) -> Axes:
     """Distribution of the weight, with its median and quartiles; arguments as in :func:`shrinkage_vs_degree`.
 
     >>> shrinkage_hist(pd.DataFrame({"in_degree": [1, 2], "w_eff": [0.3, 0.6]})).get_xlim()
@@ -89,6 +93,12 @@ def shrinkage_hist(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     with plt.rc_context(_STYLE):
         ax = ax or plt.subplots()[1]
         weights = table["w_eff"].dropna()
+        if controls is not None:
+            counts, edges = zip(*(np.histogram(control, bins=40, range=(0, 1)) for control in controls), strict=True)
+            low, high = (np.pad(end(counts, axis=0), (0, 1), "edge") for end in (np.min, np.max))
+            ax.fill_between(
+                edges[0], low, high, step="post", label=f"range of {len(controls)} untrained layers", **_UNTRAINED
+            )
         ax.hist(weights, bins=40, range=(0, 1), color=COLORS["other"], edgecolor="white", linewidth=0.4)
         if len(weights):
             low, median, high = weights.quantile([0.25, 0.5, 0.75])
@@ -101,7 +111,9 @@ def shrinkage_hist(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def _scatter_with_trend(table: pd.DataFrame, column: str, label: str, ax: Axes | None, log: bool) -> Axes:
+def _scatter_with_trend(
+    table: pd.DataFrame, column: str, label: str, ax: Axes | None, controls: np.ndarray | None, log: bool
+) -> Axes:
     with plt.rc_context(_STYLE):
         ax = ax or plt.subplots()[1]
         drawn = table.dropna(subset="w_eff")
@@ -133,6 +145,8 @@ def _scatter_with_trend(table: pd.DataFrame, column: str, label: str, ax: Axes |
             ax.fill_between(grid, low, high, color=COLORS["trend"], alpha=0.18, linewidth=0, zorder=4)
             ax.plot(grid, middle, color="white", linewidth=4, zorder=3.5)  # outline over the points
             ax.plot(grid, middle, color=COLORS["trend"], label="trend, 95 % band", zorder=6)
+        if controls is not None:
+            _draw_range(ax, at[inside], controls[:, table["w_eff"].notna()][:, inside], log)
         if log:
             ax.set_xscale("log")
             ax.xaxis.set_major_locator(FixedLocator([1, 2, 3, 4, 6, 8, 10, 15, 20, 30, 50, 100, 200, 500, 1000]))
@@ -144,6 +158,16 @@ def _scatter_with_trend(table: pd.DataFrame, column: str, label: str, ax: Axes |
         ax.set(ylim=(0, 1), xlabel=label, ylabel=r"effective weight $w^{\mathrm{eff}}$")
         ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
     return ax
+
+
+def _draw_range(ax: Axes, at: pd.Series, controls: np.ndarray, log: bool) -> None:
+    """Between the lowest and the highest trend of untrained layers, from the genes to which all of them respond."""
+    defined = ~np.isnan(controls).any(axis=0)
+    if at[defined].nunique() > 3:
+        bands = [trend_band(at[defined].to_numpy(), control[defined]) for control in controls]
+        grid, middles = bands[0][0], [middle for _, middle, _, _ in bands]
+        grid, low, high = np.exp(grid) if log else grid, np.min(middles, axis=0), np.max(middles, axis=0)
+        ax.fill_between(grid, low, high, label=f"range of {len(controls)} untrained layers", **_UNTRAINED)
 
 
 def trend_band(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -349,8 +349,8 @@ def _read_table(path: Path, dtype: Any) -> tuple[list[str], pd.DataFrame]:
 
     Blank lines are left out, and so are lines above that start with #, but for a header of as many fields as the next line.
     """
-    with path.open("rb") as start:
-        is_gzip = start.read(2) == b"\x1f\x8b"  # by its content: a suffix may be wrong
+    with path.open("rb") as head:
+        is_gzip = head.read(2) == b"\x1f\x8b"  # by its content: a suffix may be wrong
     try:
         with _Text(gzip.open(path) if is_gzip else path.open("rb"), encoding="utf-8-sig") as file:
             lines = ((number, line) for number, line in enumerate(file) if line.strip())

@@ -1,4 +1,4 @@
-"""Weights from a file: any widths, ours and the published ones, and nothing that is not weights."""
+"""Layers from a file: ours, the published one and those of other models, and nothing that is not weights."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
+from torch_geometric.nn import GATConv, SAGEConv
 
 from regnet import RegNet
-from regnet.checkpoint import load_checkpoint
+from regnet.checkpoint import load_layers
 
 
 class Code:
@@ -32,46 +34,23 @@ def save(tmp_path):
     return to_file
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("structural", [False, True])
-@pytest.mark.parametrize("sizes", [(5, 8, 4, 2), (3, 6, 6, 1), (7, 2, 9, 4), (1, 1, 1, 1)])
-def test_every_shape_of_model_comes_back_as_it_was(save, dtype, structural, sizes):
-    model = RegNet(*sizes, structural=structural).to(dtype)
-    state = torch.get_rng_state()
-    again = load_checkpoint(save(model.state_dict()))
-    assert torch.equal(torch.get_rng_state(), state), "no random numbers are drawn"
-    assert not again.training
-    assert again.state_dict().keys() == model.state_dict().keys()
-    for name, value in model.state_dict().items():
-        assert torch.equal(again.state_dict()[name], value) and again.state_dict()[name].dtype == dtype
-    x, graph = torch.rand(4, sizes[0], dtype=dtype), torch.tensor([[0, 1], [2, 3]])
-    assert torch.equal(again(x, graph, graph).logits, model.eval()(x, graph, graph).logits)
-
-
-def test_the_published_checkpoint_is_read(real_file):
-    model = load_checkpoint(real_file("published-checkpoint/regnet_pretrained.pth"))
-    assert model.graphsage.layers[0].agg.mlp[0].in_features == 2 * 421 and len(model.graphsage.layers) == 2
-    assert model.structure is None
-    assert {parameter.device.type for parameter in model.parameters()} == {"cpu"}
-
-
 def test_code_is_refused_and_not_run(save, tmp_path):
     trap = tmp_path / "trap"
-    for content in (Code(trap), {"graphsage.layers.0.agg.mlp.0.weight": Code(trap)}):
+    for content in (Code(trap), {"one": {"weight": Code(trap)}}, {"graphsage.layers.0.agg.mlp.0.weight": Code(trap)}):
         with pytest.raises(ValueError, match="holds code or other objects, which are not loaded"):
-            load_checkpoint(save(content))
+            load_layers(save(content))
     plain = tmp_path / "plain.pth"
     plain.write_bytes(pickle.dumps(Code(trap)))
     with pytest.raises(ValueError, match=r"plain\.pth"):
-        load_checkpoint(plain)
+        load_layers(plain)
     assert not trap.exists()
 
 
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"none\.pth.*no such file"):
-        load_checkpoint(tmp_path / "none.pth")
+        load_layers(tmp_path / "none.pth")
     with pytest.raises(FileNotFoundError):
-        load_checkpoint(tmp_path)
+        load_layers(tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 broken", b"gene,c1\nA,1\n"])
@@ -79,7 +58,7 @@ def test_a_file_of_another_kind_is_refused(tmp_path, content):
     path = tmp_path / "m.pth"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"m\.pth: expected a.* checkpoint") as caught:
-        load_checkpoint(path)
+        load_layers(path)
     assert "\n" not in str(caught.value)
 
 
@@ -87,7 +66,7 @@ def test_a_truncated_checkpoint_is_refused(save):
     path = save(RegNet(3).state_dict())
     path.write_bytes(path.read_bytes()[:-2000])
     with pytest.raises(ValueError, match="damaged"):
-        load_checkpoint(path)
+        load_layers(path)
 
 
 def test_damage_anywhere_is_one_error_or_harmless(save):
@@ -96,42 +75,81 @@ def test_damage_anywhere_is_one_error_or_harmless(save):
     for place in range(0, len(whole), 97):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
         with suppress(ValueError):
-            load_checkpoint(path)
+            load_layers(path)
 
 
-FIRST = "graphsage.layers.0.agg.mlp.0.weight"
+class Model(nn.Module):
+    """Another model, with layers of every kind."""
+
+    def __init__(self):
+        super().__init__()
+        self.convs = nn.ModuleList([SAGEConv(4, 3), SAGEConv(4, 3, root_weight=False, bias=False)])
+        self.one = nn.Linear(8, 3, bias=False)
+        self.two = nn.Sequential(nn.Linear(8, 5), nn.ReLU(), nn.Linear(5, 2, bias=False))
+        self.project, self.attention = SAGEConv(4, 3, project=True), GATConv(4, 3)
+        self.three = nn.Sequential(nn.Linear(8, 5), nn.ReLU(), nn.Linear(5, 5), nn.ReLU(), nn.Linear(5, 2))
+        self.norm, self.odd = nn.BatchNorm1d(4), nn.Linear(7, 3)
+
+
+@pytest.mark.parametrize("name", ["convs.0", "convs.1", "one", "two"])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda w: w,
+        lambda w: {"epoch": 3, "state_dict": w, "optimizer": {"state": {0: {"exp_avg": torch.ones(2, 2)}}, "lr": [1e-3]}},
+        lambda w: {"model": {f"module.{key}": value for key, value in w.items()}},
+        lambda w: w | {"half": torch.ones(2).half(), "count": torch.tensor(3)},
+    ],
+)
+def test_a_layer_comes_out_of_any_state_dict(save, name, wrap):
+    model = Model()
+    (layer,), notices = load_layers(save(wrap(model.state_dict())), name)
+    expected = model.get_submodule(name)
+    assert str(layer) == str(expected) and not layer.training
+    assert all(map(torch.equal, layer.state_dict().values(), expected.state_dict().values()))
+    assert len(notices) == 1 and f"{name}' is taken for {type(expected).__name__}(" in notices[0]
+
+
+def test_the_published_layer_is_read(real_file):
+    for name, width in ((None, 2 * 421), ("graphsage.layers.1.agg", 2 * 128)):
+        layers, notices = load_layers(real_file("published-checkpoint/regnet_pretrained.pth"), name)
+        assert layers[-1][0].in_features == width and notices == []
+
+
+def test_the_layers_of_a_part_of_a_regnet_are_those_of_its_whole(save):
+    model = RegNet(4, 8, 4)
+    part = {f"module.{key}": value for key, value in model.state_dict().items() if key.startswith("graphsage")}
+    for count, name in [(1, None), (2, "graphsage.layers.1.agg"), (1, "layers.1.agg.mlp")]:
+        found, notices = load_layers(save({"model": part}), name)
+        expected = model.graphsage.layers[0 if name is None else 1].agg.parameters()
+        assert all(map(torch.equal, found[-1].parameters(), expected)) and len(found) == count
+        assert len(notices) == (name == "layers.1.agg.mlp")
+    assert str(load_layers(save(model.graphsage.layers[0].agg.mlp.state_dict()), "")[0][0]).startswith("Sequential")
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("name", "words"),
     [
-        (lambda w: [1, 2], ["it holds list"]),
-        (lambda w: torch.zeros(3), ["it holds Tensor"]),
-        (lambda w: {}, ["it holds nothing"]),
-        (lambda w: {"epoch": 3, "state_dict": w}, ["names and tensors", "epoch, state_dict"]),
-        (lambda w: torch.nn.Linear(3, 2).state_dict(), [FIRST, "it holds weight, bias"]),
         (
-            lambda w: {k: v for k, v in w.items() if k != "attention.key.bias"},
-            ['Missing key(s) in state_dict: "attention.key.bias"'],
+            None,
+            ["one layer called 'graphsage.layers.0.agg'", "it holds 'attention.lin', 'convs.0', 'convs.1'"],
         ),
-        (lambda w: w | {"extra": torch.zeros(1)}, ['Unexpected key(s) in state_dict: "extra"']),
-        (lambda w: w | {"structure.bias": torch.zeros(1)}, ['Unexpected key(s) in state_dict: "structure.bias"']),
-        (lambda w: w | {"graphsage.layers.9.agg.mlp.0.weight": torch.zeros(1)}, ['"graphsage.layers.2']),
-        (lambda w: w | {FIRST: torch.zeros(8, 9)}, [FIRST, "[8, 8]", "[8, 9]"]),
-        (lambda w: w | {FIRST: torch.zeros(8, 1)}, ["in_channels must be at least 1"]),
-        (lambda w: w | {FIRST: torch.zeros(8)}, [FIRST]),
-        (
-            lambda w: w | {"vae.encoder.fc_mu.weight": torch.zeros(5, 8)},
-            ["vae.encoder.fc_mu.bias", "[5]", "[4]"],
-        ),
-        (lambda w: w | {"attention.key.bias": torch.zeros(9)}, ["attention.key.bias", "[8]", "[9]"]),
-        (lambda w: {k: v.half() for k, v in w.items()}, ["float32 or all float64", "torch.float16"]),
-        (lambda w: w | {"attention.key.bias": torch.zeros(8, dtype=torch.float64)}, ["torch.float32 and torch.float64"]),
+        ("0", ["one layer called '0'", "it holds 'convs.0'"]),
+        ("project", ["'project' is not supported: a SAGEConv with project=True"]),
+        ("attention", ["'attention' is not supported: expected Linear", "att_src"]),
+        ("three", ["'three' is not supported", 'Unexpected key(s) in state_dict: "4.weight", "4.bias"']),
+        ("convs", ["'convs' is not supported", "got 0.lin_l.weight"]),
+        ("odd", ["it must read [x, m], an even number of features; got 7"]),
+        ("turned", ["'turned' is not supported", "size mismatch for bias"]),
+        ("half", ["float32 or all float64; got torch.float16"]),
+        ("norm", ["float32 or all float64; got torch.float32 and torch.int64"]),
+        ("graphsage.layers.1.agg", ["'graphsage.layers.1.agg' is not supported", "got nothing"]),
     ],
 )
-def test_what_does_not_fit_is_named(save, change, words):
-    path = save(change(dict(RegNet(4, hidden_channels=8, latent_channels=4).state_dict())))
+def test_what_is_no_layer_is_refused_and_those_there_are_listed(save, name, words):
+    others = {"turned.weight": torch.ones(8, 3), "turned.bias": torch.ones(3), "half.weight": torch.ones(3, 8).half()}
+    others["graphsage.layers.1.agg.weight"] = torch.ones(3, 8)
     with pytest.raises(ValueError) as caught:
-        load_checkpoint(path)
-    for word in [str(path), *words]:
+        load_layers(save(Model().state_dict() | others), name)
+    for word in ["m.pth: ", *words]:
         assert word in str(caught.value)

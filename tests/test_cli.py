@@ -8,14 +8,17 @@ import re
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import anndata
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse
 import torch
 from scipy.sparse import csr_matrix
+from torch_geometric.nn import SAGEConv
 from typer.testing import CliRunner
 
 import regnet
@@ -24,6 +27,7 @@ from regnet.data import dataset_names, load_dataset
 from regnet.report import REPORT_FILES, SHRINKAGE_FILES
 
 AWKWARD = ["NA", "nan", "TRUE", "007", "1-Mar", "HLA DRA", 'beta"2', "ß-catenin", "a,b"]
+SECOND = "graphsage.layers.1.agg"
 PROGRAM = [sys.executable, "-c", "from regnet.cli import app; app()"]
 
 
@@ -144,7 +148,16 @@ def test_pretrain_on_ones_own_files_gives_what_the_function_gives(run, files, ti
     assert result.exit_code == 0, result.output
     out = tmp_path / "pretrain_outputs" / "x" / "pretrain"
     tiny_data.x = tiny_data.x.float()
-    assert json.loads((out / "metrics.json").read_text()) == regnet.pretrain(tiny_data, max_epochs=2).metrics
+    metrics = json.loads((out / "metrics.json").read_text())
+    trends = metrics.pop("trends")
+    assert metrics == regnet.pretrain(tiny_data, max_epochs=2).metrics
+    assert trends.pop("TFs minus other genes")["value"] is None, "no regulator is regulated"
+    for trend, numbers in trends.items():
+        line = f"trend {trend} {numbers['value']:+.2f} untrained {numbers['low']:+.2f} to {numbers['high']:+.2f} "
+        assert line + ("within" if numbers["low"] <= numbers["value"] <= numbers["high"] else "beyond") in words(
+            result.stdout
+        )
+    assert f"weights on the {len(pd.read_csv(out / 'train_edges.csv'))} training edges: median" in words(result.stdout)
     table = pd.read_csv(out / "shrinkage.csv", keep_default_na=False)
     assert table["gene"].tolist() == genes
     assert table["is_tf"].tolist() == [gene < 4 for gene in range(40)], "the regulators"
@@ -246,7 +259,7 @@ def test_shrinkage_weighs_a_layer_of_a_model_on_ones_own_files(run, files, train
     folder, genes = files
     path, model = trained
     data = ["--expression", folder / expression, "--edges", folder / "edges.tsv"]
-    result = run("shrinkage", *data, "--checkpoint", path, "--layer", layer)
+    result = run("shrinkage", *data, "--checkpoint", path, "--layer-name", f"graphsage.layers.{layer}.agg")
     assert result.exit_code == 0, result.output
     table = pd.read_csv("shrinkage_outputs/x/shrinkage.csv", keep_default_na=False, na_values={"w_eff": [""]})
     x, graph = tiny_data.x, tiny_data.edge_index
@@ -263,12 +276,82 @@ def test_shrinkage_weighs_a_layer_of_a_model_on_ones_own_files(run, files, train
     for line in (
         "genes 40",
         f"edges {graph.size(1)} used of {graph.size(1)} in the file",
-        f"weight median {median:.3f}, quartiles {low:.3f} to {high:.3f}, of {40 - orphans} genes",
+        f"weights on all {graph.size(1)} edges: median {median:.3f}, quartiles {low:.3f} to {high:.3f}, of",
         f"undefined for {orphans} genes: {orphans} without regulators",
         "written to shrinkage_outputs/x",
     ):
         assert line in words(result.stdout)
     assert ("100% Completed" in result.stderr) == (expression != "x.csv.gz"), "a bar where a matrix stays on disk"
+
+
+@pytest.mark.parametrize("expression", ["x.csv.gz", "x.h5ad", "x.zarr"])
+def test_shrinkage_into_an_h5ad_fills_var_and_keeps_the_rest(run, files, trained, expression):
+    folder, genes = files
+    with h5py.File(folder / "x.h5ad", "r+") as store:  # as other programs write it
+        store["uns/odd"] = [1, 2]
+        store["uns/odd"].attrs["encoding-type"] = "unheard of"
+        store["var"].attrs["encoding-version"] = "0.1.0"
+        store["var/w_eff"] = np.arange(40)
+    before = (folder / "x.h5ad").read_bytes()
+    data = ["--expression", folder / expression, "--edges", folder / "edges.tsv", "--checkpoint", trained[0]]
+    assert run("shrinkage", *data, "--out", "s").exit_code == 0
+    expected = pd.read_csv("s/shrinkage.csv", index_col="gene", keep_default_na=False, na_values={"w_eff": [""]})
+    command = ["shrinkage", *data, "--controls", "3", "--out"]
+    result = run(*command, "o/y.h5ad")
+    assert result.exit_code == 0 and "written to o/y.h5ad" in result.stdout, result.output
+    assert [path.name for path in Path("o").iterdir()] == ["y.h5ad"]
+    with h5py.File("o/y.h5ad", "r+") as store:
+        assert ("odd" in store["uns"]) == (expression == "x.h5ad")
+        store["uns"].pop("odd", None)
+    written = anndata.read_h5ad("o/y.h5ad")
+    assert written.var_names.tolist() == genes and written.obs_names[0] == "cell 0"
+    pd.testing.assert_series_equal(written.var["w_eff"], expected["w_eff"], check_names=False, rtol=1e-12)
+    assert written.var.columns.tolist() == expected.columns.tolist() and written.var["is_tf"].dtype == bool
+    about = written.uns["regnet"]
+    assert (about["graph"], about["edges"], about["units"]["mean_expression"]) == ("edges.tsv", 58, "unit of X")
+    assert f"{about['trends']['in-degree']['value']:+.2f} untrained" in words(result.stdout)
+    assert (folder / "x.h5ad").read_bytes() == before
+    assert_error(run(*command, "o/y.h5ad"), "o holds y.h5ad of an earlier run", "--force")
+    if expression == "x.h5ad":
+        assert run(*command, folder / "x.h5ad", "--force").exit_code == 0
+        with h5py.File(folder / "x.h5ad") as store:
+            assert "odd" in store["uns"] and np.nanmax(store["var/w_eff"]) == pytest.approx(expected["w_eff"].max())
+
+
+def test_an_h5ad_is_written_whole_or_not_at_all(run, files, trained, tmp_path, monkeypatch):
+    folder, _ = files
+    before = (folder / "x.h5ad").read_bytes()
+    data = [
+        "--expression",
+        folder / "x.h5ad",
+        "--edges",
+        folder / "edges.tsv",
+        "--checkpoint",
+        trained[0],
+        "--controls",
+        "0",
+    ]
+    (tmp_path / "taken").write_text("mine")
+    assert_error(run("shrinkage", *data, "--out", "taken/y.h5ad"), "cannot write to taken")
+    monkeypatch.setattr("regnet.report.write_elem", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    for out in ("a/y.h5ad", folder / "x.h5ad"):
+        assert_error(run("shrinkage", *data, "--force", "--out", out), "No space left on device", "make room there")
+    assert (folder / "x.h5ad").read_bytes() == before and not (tmp_path / "a").exists()
+    assert {path.name for path in folder.iterdir()} == {"x.csv.gz", "x.h5ad", "x.zarr", "edges.tsv"}
+
+
+def test_a_layer_of_another_model_is_found_by_name(run, tmp_path):
+    torch.manual_seed(0)
+    torch.save({"state_dict": {f"conv.{k}": v for k, v in SAGEConv(12, 3).state_dict().items()}}, "other.pth")
+    command = ["shrinkage", "tiny", "--checkpoint", "other.pth", "--out", "o"]
+    assert_error(
+        run(*command), "expected one layer called 'graphsage.layers.0.agg' (--layer-name); it holds 'state_dict.conv'"
+    )
+    result = run(*command, "--layer-name", "conv")
+    assert result.exit_code == 0 and "Notice: 'state_dict.conv' is taken for SAGEConv(12, 3, aggr=mean)" in words(
+        result.stderr
+    )
+    assert pd.read_csv("o/shrinkage.csv")["w_eff"].notna().sum() == 29
 
 
 def test_shrinkage_says_why_genes_are_undefined(run, tmp_path):
@@ -306,16 +389,18 @@ def test_shrinkage_works_on_the_published_checkpoint(run, real_file):
         *("--checkpoint", real_file("published-checkpoint/regnet_pretrained.pth")),
     )
     assert result.exit_code == 0, result.output
-    assert "genes 1120 edges 10906 used of 10906 in the file weight median 0.401" in words(result.stdout)
+    assert "genes 1120 edges 10906 used of 10906 in the file weights on all 10906 edges: median 0.401" in words(
+        result.stdout
+    )
 
 
 def test_shrinkage_does_not_replace_without_force(run, trained, tmp_path):
     arguments = ["shrinkage", "tiny", "--checkpoint", trained[0], "--out", "o"]
     assert run(*arguments).exit_code == 0
     before = (tmp_path / "o" / "shrinkage.csv").read_bytes()
-    assert_error(run(*arguments, "--layer", "1"), "o holds shrinkage.csv of an earlier run", "--force")
+    assert_error(run(*arguments, "--layer-name", SECOND), "o holds shrinkage.csv of an earlier run", "--force")
     assert (tmp_path / "o" / "shrinkage.csv").read_bytes() == before
-    assert run(*arguments, "--layer", "1", "--force").exit_code == 0
+    assert run(*arguments, "--layer-name", SECOND, "--force").exit_code == 0
     assert (tmp_path / "o" / "shrinkage.csv").read_bytes() != before
 
 
@@ -325,7 +410,10 @@ def test_what_does_not_fit_a_checkpoint_is_said(run, trained, tmp_path):
     model = ["--checkpoint", trained[0], "--out", "o"]
     turned = run("shrinkage", "--expression", "turned.csv", "--edges", "e.csv", *model)
     assert_error(turned, "takes 12 cells, and the expression has 12 genes x 2 cells", "cells x genes: transpose it")
-    assert_error(run("shrinkage", "tiny", *model, "--layer", "2"), "the model has 2 GraphSAGE layers; got 2")
+    assert_error(
+        run("shrinkage", "tiny", *model, "--layer-name", "graphsage.layers.2.agg"),
+        "one layer called 'graphsage.layers.2.agg'",
+    )
     assert_error(run("shrinkage", "tiny", "--checkpoint", "e.csv"), "e.csv: expected a")
     assert_error(run("shrinkage", "tiny", "--checkpoint", "none.pth"), "none.pth: there is no such file")
     assert not (tmp_path / "o").exists()
@@ -333,7 +421,7 @@ def test_what_does_not_fit_a_checkpoint_is_said(run, trained, tmp_path):
 
 def test_shrinkage_finds_a_folder_that_cannot_be_written_to_before_the_work(run, trained, tmp_path, monkeypatch):
     (tmp_path / "taken").write_text("mine")
-    monkeypatch.setattr("regnet.report.model_table", lambda *_: pytest.fail("the work was done first"))
+    monkeypatch.setattr("regnet.report.weigh", lambda *_, **__: pytest.fail("the work was done first"))
     assert_error(run("shrinkage", "tiny", "--checkpoint", trained[0], "--out", "taken"), "cannot write to taken")
     assert (tmp_path / "taken").read_text() == "mine"
 
@@ -396,7 +484,7 @@ def test_the_version_is_that_of_the_distribution(run, monkeypatch):
         (["pretrain", "tiny", "--seed", "x"], "seed"),
         (["shrinkage", "tiny"], "--checkpoint"),
         (["shrinkage", "--checkpoint", "m.pth"], "give either NAME"),
-        (["shrinkage", "tiny", "--checkpoint", "m.pth", "--layer", "-1"], "layer"),
+        (["shrinkage", "tiny", "--checkpoint", "m.pth", "--controls", "-1"], "controls"),
         (["fly"], "fly"),
     ],
 )

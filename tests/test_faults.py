@@ -22,7 +22,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from regnet import RegNet, training
-from regnet.checkpoint import load_checkpoint
+from regnet.checkpoint import load_layers
 from regnet.cli import app
 from regnet.report import REPORT_FILES
 from regnet.writing import output_lock
@@ -150,7 +150,7 @@ def contents(folder):
 
 READERS = {
     ".ckpt": lambda file: torch.load(file, weights_only=True),
-    ".pth": load_checkpoint,
+    ".pth": load_layers,
     ".json": lambda file: json.loads(file.read_text()),
     ".csv": pd.read_csv,
     ".png": lambda file: Image.open(file).load(),
@@ -395,7 +395,7 @@ def test_a_second_run_into_one_folder_is_refused_and_the_first_goes_on(
 
 def test_a_folder_in_the_place_of_an_output_is_found_before_the_first_is_replaced(run, own_files, trained, tmp_path):
     command = ["shrinkage", *own_files, *trained, "--out", "o"]
-    assert run(*command, "--layer", "1").exit_code == 0
+    assert run(*command, "--layer-name", "graphsage.layers.1.agg").exit_code == 0
     Path("o/shrinkage_vs_expr.png").unlink()
     Path("o/shrinkage_vs_expr.png").mkdir()
     old = contents(Path("o"))

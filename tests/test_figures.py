@@ -122,8 +122,9 @@ ODD = {
 @pytest.mark.parametrize("draw", DRAW)
 @pytest.mark.parametrize("odd", ODD.values(), ids=ODD)
 def test_degenerate_tables_draw_without_a_warning(draw, odd):
-    axes = draw(odd)
-    axes.figure.canvas.draw()
+    for controls in (None, np.full((2, len(odd)), np.nan), np.tile(odd["w_eff"], (2, 1))):
+        axes = draw(odd, controls=controls)
+        axes.figure.canvas.draw()
     assert all(np.isfinite(np.asarray(line.get_ydata(), dtype=float)).all() for line in axes.lines)
 
 
@@ -135,3 +136,26 @@ def test_a_figure_draws_into_the_given_axes_and_changes_neither_the_style_nor_th
     assert draw(usual) is not ax
     assert dict(mpl.rcParams) == before
     pd.testing.assert_frame_equal(usual, copy)
+
+
+@pytest.mark.parametrize("draw", DRAW)
+def test_the_range_of_untrained_layers_is_that_of_their_trends_and_counts(draw, usual):
+    usual["mean_expression"] = usual["in_degree"]
+    rise = np.log(usual["in_degree"].clip(1)).to_numpy() if draw is DRAW[0] else usual["in_degree"].to_numpy() / 20
+    controls = np.stack([0.21 + slope * rise for slope in (-0.02, 0.1, 0.05)])
+    controls[0, 50] = np.nan  # a layer that does not respond to this gene
+    axes = draw(usual, controls=np.where(usual["w_eff"].isna(), np.nan, controls))
+    assert "range of 3 untrained layers" in legend(axes)
+    (band,) = (drawn for drawn in axes.collections if "untrained" in drawn.get_label())
+    path = band.get_paths()[0]
+    x, y = np.asarray(path.vertices).T
+    if draw is DRAW[2]:
+        genes = controls[:, usual["w_eff"].notna()]
+        counts = ((genes >= 0.2) & (genes < 0.225)).sum(axis=1)
+        inside = [
+            path.contains_point((0.2125, count)) for count in (0.5, min(counts) - 0.5, min(counts) + 0.5, max(counts) - 0.5)
+        ]
+        assert inside == [False, False, True, True] and not path.contains_point((0.2125, max(counts) + 0.5))
+    else:
+        rise = np.log(x) if draw is DRAW[0] else x / 20
+        np.testing.assert_allclose(np.minimum(abs(y - 0.21 + 0.02 * rise), abs(y - 0.21 - 0.1 * rise)), 0, atol=1e-9)

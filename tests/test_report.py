@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import anndata
 import dask.array as da
 import numpy as np
 import pandas as pd
@@ -12,19 +13,23 @@ import torch
 from PIL import Image
 from scipy.sparse import csr_matrix
 from torch_geometric.data import Data
+from torch_geometric.nn import SAGEConv
 
 from regnet import RegNet, effective_weight, neighbor_mean, sensitivities, shrinkage_table
+from regnet.model import MLPAggregator
 from regnet.report import (
     REPORT_FILES,
     SHRINKAGE_FILES,
-    model_table,
+    layer_input,
     undefined_genes,
+    weigh,
+    write_h5ad,
     write_report,
     write_shrinkage,
 )
 from regnet.training import Pretrained, split_edges
 
-COLUMNS = ["gene", "in_degree", "mean_expression", "is_tf", "w_eff", "S_x", "S_m"]
+COLUMNS = ["in_degree", "mean_expression", "is_tf", "w_eff", "S_x", "S_m"]
 
 
 @pytest.fixture
@@ -37,7 +42,7 @@ def test_the_table_says_what_each_column_is_called(model, tiny_data):
     layer = model.graphsage.layers[0].agg
     table = shrinkage_table(layer, tiny_data)
     assert list(table.columns) == COLUMNS
-    assert table["gene"].tolist() == tiny_data.gene_names
+    assert table.index.name == "gene" and table.index.tolist() == tiny_data.gene_names
     assert table["in_degree"].tolist() == [int((tiny_data.edge_index[1] == gene).sum()) for gene in range(40)]
     np.testing.assert_allclose(table["mean_expression"], tiny_data.x.numpy().mean(axis=1), rtol=1e-10)
     assert table["is_tf"].tolist() == tiny_data.is_tf.tolist()
@@ -49,11 +54,19 @@ def test_the_table_says_what_each_column_is_called(model, tiny_data):
     np.testing.assert_allclose(table["w_eff"], table["S_x"] / (table["S_x"] + table["S_m"]), rtol=1e-10)
 
 
+def test_a_table_joins_var_by_gene_name(model, tiny_data):
+    table = shrinkage_table(model.graphsage.layers[0].agg, tiny_data)
+    adata = anndata.AnnData(tiny_data.x.numpy().T, var=pd.DataFrame({"id": range(40)}, index=tiny_data.gene_names))[:, ::-1]
+    var = adata.var.join(table)
+    assert var["w_eff"].notna().sum() == table["w_eff"].notna().sum() > 0
+    assert var["mean_expression"].tolist() == tiny_data.x.mean(dim=1).tolist()[::-1]
+
+
 def test_another_graph_replaces_that_of_the_data(model, tiny_data):
     layer, one_edge = model.graphsage.layers[0].agg, torch.tensor([[5], [6]])
     table = shrinkage_table(layer, tiny_data, one_edge)
     assert table["in_degree"].sum() == 1 and table["w_eff"].notna().sum() == 1
-    assert table.loc[6, "w_eff"] == pytest.approx(
+    assert table.loc["G6", "w_eff"] == pytest.approx(
         effective_weight(layer, tiny_data.x[6:7], tiny_data.x[5:6]).item(), rel=1e-10
     )
 
@@ -76,7 +89,7 @@ def test_the_report_is_complete_and_leaves_other_files_alone(trained, tiny_data,
     assert json.loads((out / "metrics.json").read_text()) == trained.metrics
     assert json.loads((out / "settings.json").read_text()) == trained.settings
     table = shrinkage_table(trained.model.graphsage.layers[0].agg, tiny_data)
-    pd.testing.assert_frame_equal(pd.read_csv(out / "shrinkage.csv"), table, check_exact=False, rtol=1e-12)
+    pd.testing.assert_frame_equal(pd.read_csv(out / "shrinkage.csv", index_col="gene"), table, check_exact=False, rtol=1e-12)
     weights = torch.load(out / "regnet_pretrained.pth", weights_only=True)
     assert all(torch.equal(weights[name], values) for name, values in trained.model.state_dict().items())
     edges, names = pd.read_csv(out / "train_edges.csv"), tiny_data.gene_names
@@ -91,7 +104,8 @@ def test_the_report_is_complete_and_leaves_other_files_alone(trained, tiny_data,
 @pytest.mark.parametrize("sparse", [False, True])
 def test_any_layer_is_weighed_in_memory_and_on_disk_alike(tiny_data, layer, sparse):
     model = RegNet(12, hidden_channels=8, latent_channels=4, num_layers=3).double().eval()
-    table = model_table(model, tiny_data, layer)
+    layers = [of_one.agg.mlp for of_one in model.graphsage.layers[: layer + 1]]
+    table = shrinkage_table(layers[-1], layer_input(layers, tiny_data))
     seen = []
     model.graphsage.layers[layer].register_forward_hook(lambda module, inputs, output: seen.append(inputs))
     with torch.no_grad():
@@ -106,31 +120,28 @@ def test_any_layer_is_weighed_in_memory_and_on_disk_alike(tiny_data, layer, spar
     on_disk.x = da.from_array(tiny_data.x.numpy(), chunks=(40, 5))
     if sparse:
         on_disk.x = on_disk.x.map_blocks(csr_matrix, meta=csr_matrix((0, 0), dtype=np.float64))
-    pd.testing.assert_frame_equal(model_table(model, on_disk, layer), table, check_exact=False, rtol=1e-9)
+    on_disk = shrinkage_table(layers[-1], layer_input(layers, on_disk))
+    pd.testing.assert_frame_equal(on_disk, table, check_exact=False, rtol=1e-9)
 
 
-@pytest.mark.parametrize("layer", [-1, 2])
-def test_a_layer_that_does_not_exist_is_refused(model, tiny_data, layer):
-    with pytest.raises(ValueError, match=f"from 0 to 1: the model has 2 GraphSAGE layers; got {layer}"):
-        model_table(model, tiny_data, layer)
-
-
-def test_another_number_of_cells_is_refused_with_both_numbers(model, tiny_data):
+@pytest.mark.parametrize("layer", [MLPAggregator(12, 8), SAGEConv(12, 3)])
+def test_another_number_of_cells_is_refused_with_both_numbers(layer, tiny_data):
+    assert torch.equal(layer_input([layer], tiny_data).x, tiny_data.x)
     tiny_data.x = tiny_data.x[:, :11]
     with pytest.raises(ValueError, match="takes 12 cells, and the expression has 40 genes x 11 cells; give the cells"):
-        model_table(model, tiny_data)
+        layer_input([layer], tiny_data)
     tiny_data.x = tiny_data.x[:12]
     with pytest.raises(ValueError, match="cells x genes: transpose it"):
-        model_table(model, tiny_data)
+        layer_input([layer], tiny_data)
 
 
 def test_the_files_of_a_table_are_all_written_or_none(model, tiny_data, tmp_path, monkeypatch):
-    table = model_table(model, tiny_data)
-    write_shrinkage(tmp_path / "o", table)
+    weights = weigh(model.graphsage.layers[0].agg, tiny_data, controls=3)
+    write_shrinkage(tmp_path / "o", weights)
     assert {file.name for file in (tmp_path / "o").iterdir()} == set(SHRINKAGE_FILES)
     monkeypatch.setattr("regnet.figures.shrinkage_hist", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        write_shrinkage(tmp_path / "p", table)
+        write_shrinkage(tmp_path / "p", weights)
     assert not (tmp_path / "p").exists()
 
 
@@ -143,5 +154,19 @@ def test_genes_without_a_weight_are_counted_by_reason(model, tiny_data):
 
 def test_names_and_tfs_may_be_missing(model, tiny_data):
     table = shrinkage_table(model.graphsage.layers[0].agg, Data(x=tiny_data.x, edge_index=tiny_data.edge_index))
-    assert table["gene"].tolist() == [str(gene) for gene in range(40)]
-    assert table.index[table["is_tf"]].tolist() == [0, 1, 2, 3]
+    assert table.index.tolist() == [str(gene) for gene in range(40)]
+    assert table.index[table["is_tf"]].tolist() == ["0", "1", "2", "3"]
+
+
+def test_columns_go_into_var_by_gene_name(model, tiny_data, tmp_path):
+    """As where ``raw`` has genes that ``var`` lacks, or the other way."""
+    names = [*tiny_data.gene_names[:4:-1], "other"]
+    anndata.AnnData(np.zeros((2, 36)), var=pd.DataFrame({"id": range(36)}, index=names)).write_h5ad(tmp_path / "x.h5ad")
+    weights = weigh(model.graphsage.layers[0].agg, tiny_data)
+    assert write_h5ad(tmp_path / "y.h5ad", tmp_path, weights, tiny_data, tmp_path / "x.h5ad", {}) == 5
+    var = anndata.read_h5ad(tmp_path / "y.h5ad").var
+    expected = pd.DataFrame({"id": range(36)}, index=names).join(weights.table.astype({"is_tf": "boolean"}))
+    pd.testing.assert_frame_equal(var, expected)
+    weights = weights._replace(table=weights.table.add_prefix("no ", axis=0))
+    with pytest.raises(ValueError, match=r"no name in var is a gene of the table; var has G39, G38"):
+        write_h5ad(tmp_path / "y.h5ad", tmp_path, weights, tiny_data, tmp_path / "x.h5ad", {})

@@ -1,0 +1,74 @@
+"""The note's trends of the weight, and what untrained layers of the same shape show of them."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import torch
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor
+from torch.nn import Module
+
+from regnet.engine import _from_products, _open
+from regnet.layers import read_layer
+
+TRENDS = ("in-degree", "in-degree, given expression", "expression", "expression, given in-degree", "TFs minus other genes")
+_BYTES_AT_ONCE = 2**28
+
+
+def trends(table: pd.DataFrame) -> dict[str, float]:
+    """Spearman correlations of the weight, plain and partial, and the difference of medians; NaN where undefined."""
+    table = table.dropna(subset="w_eff")
+    r = table[["w_eff", "in_degree", "mean_expression"]].corr(method="spearman").to_numpy()
+    plain, given, between = r[0, 1:], r[0, :0:-1], r[1, 2]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        partial = (plain - given * between) / np.sqrt((1 - given**2) * (1 - between**2))
+    medians = table.groupby("is_tf")["w_eff"].median().reindex([False, True])
+    values = plain[0], partial[0], plain[1], partial[1], medians.diff()[True]
+    return dict(zip(TRENDS, map(float, values), strict=True))
+
+
+def compare_trends(table: pd.DataFrame, controls: np.ndarray) -> pd.DataFrame:
+    """The trends of a layer, one a row, and the lowest and highest of untrained layers, from weights (count, genes)."""
+    untrained = pd.DataFrame([trends(table.assign(w_eff=weights)) for weights in controls])
+    return pd.DataFrame({"value": pd.Series(trends(table)), "low": untrained.min(), "high": untrained.max()})
+
+
+@torch.no_grad()
+def untrained_weights(
+    layer: Module, x: Tensor, edge_index: Tensor, count: int = 100, seed: int = 0, *, progress: bool = False
+) -> Tensor:
+    """Effective weights (count, genes) of layers of the shape of one that can be read, drawn by ``reset_parameters``.
+
+    As many layers as fit 256 MB share one product with the data, on Dask one pass over it. ``progress`` shows a bar, if
+    the standard error stream is a terminal. The layer and the global random state are left alone. Adebayo et al. (2018).
+
+    >>> untrained_weights(torch.nn.Linear(2, 1), torch.tensor([[1.0], [3.0]]), torch.tensor([[0], [1]]), count=3).shape
+    torch.Size([3, 2])
+    """
+    matrix, graph = _open(layer, x, edge_index)
+    hidden, weights = len(read_layer(layer, matrix.like).bias), []
+    at_once = max(1, _BYTES_AT_ONCE // (2 * hidden * sum(x.shape) * matrix.like.element_size()))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        parts, console = torch.arange(count).split(at_once), Console(stderr=True)
+        hide = not progress or not console.is_terminal
+        for part in track(parts, "untrained layers", console=console, transient=True, disable=hide):
+            drawn = [read_layer(_redrawn(layer), matrix.like).scaled() for _ in part]
+            w_self, w_neighbor = (torch.cat([getattr(w, name) for w in drawn]) for name in ("w_self", "w_neighbor"))
+            products, row_lengths = matrix.products(replace(drawn[0], w_self=w_self, w_neighbor=w_neighbor))
+            for w, own in zip(drawn, products.unflatten(1, (2, len(part), hidden)).unbind(dim=2), strict=True):
+                weights.append(_from_products(w, own.flatten(1), row_lengths, graph, matrix).weight)
+    return torch.stack(weights)
+
+
+def _redrawn(layer: Module) -> Module:
+    """A copy with new parameters, drawn on the CPU, whose random state is put back."""
+    fresh = copy.deepcopy(layer).cpu()
+    for module in fresh.modules():
+        getattr(module, "reset_parameters", lambda: None)()
+    return fresh.to(next(layer.parameters()).device)

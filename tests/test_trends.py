@@ -1,0 +1,88 @@
+"""The trends of the weight, and the untrained layers that they are compared with."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+
+import dask.array as da
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from examples import close, layers
+from torch import nn
+from torch_geometric.data import Data
+
+from regnet import effective_weight_on_graph
+from regnet.report import Weights, summary, weigh
+from regnet.trends import TRENDS, compare_trends, trends, untrained_weights
+
+
+@pytest.fixture
+def table():
+    draw = np.random.default_rng(0)
+    genes = {"in_degree": draw.integers(1, 9, 60), "mean_expression": draw.random(60), "is_tf": draw.random(60) < 0.3}
+    return pd.DataFrame(genes | {"w_eff": np.where(np.arange(60) < 5, np.nan, draw.random(60)), "S_x": 1.0})
+
+
+def test_the_trends_are_those_of_the_sweep(table):
+    """Which ranks by scipy; tests/test_experiments.py compares its partial correlations with regressions."""
+    sweep = runpy.run_path(str(Path(__file__).parents[1] / "experiments/benchmark_networks.py"))["trends"]
+    np.testing.assert_allclose(list(trends(table).values()), list(sweep(table).values()), rtol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("change", "defined"),
+    [
+        ({"is_tf": False}, TRENDS[:4]),
+        ({"in_degree": 3}, ("expression", "TFs minus other genes")),
+        ({"w_eff": 0.5}, ("TFs minus other genes",)),
+        ({"w_eff": np.nan}, ()),
+    ],
+)
+def test_a_trend_without_variation_is_undefined_without_a_warning(table, change, defined):
+    table = table.assign(**change)
+    assert tuple(name for name, value in trends(table).items() if not np.isnan(value)) == defined
+    lines = summary(Weights(table, None, compare_trends(table, table["w_eff"].to_numpy()[None])), "all edges")[2:]
+    assert [line.endswith("undefined") for line in lines] == [trend not in defined for trend in TRENDS]
+
+
+def test_a_value_outside_the_range_of_the_untrained_is_beyond(table):
+    up = table["in_degree"].rank(method="first").to_numpy() / 100
+    for control, verdict in ((1 - up, "beyond"), (up, "within")):
+        compared = compare_trends(table.assign(w_eff=up), np.stack([control, 0.99 * control]))
+        lines = summary(Weights(table, None, compared), "all edges")
+        assert [line.split()[-1] for line in lines if "trend   in-degree  " in line] == [verdict]
+
+
+@pytest.mark.parametrize("layer", layers(), ids=str)
+@pytest.mark.parametrize("together", [1, 2, 100])
+def test_untrained_weights_are_those_of_layers_made_anew(layer, together, normal, random_graph, monkeypatch):
+    x, graph = normal(30, 4), random_graph(30, 60)
+    state, before = torch.get_rng_state(), [parameter.clone() for parameter in layer.parameters()]
+    size = 2 * len(next(layer.parameters())) * 34 * 8
+    monkeypatch.setattr("regnet.trends._BYTES_AT_ONCE", together * size)
+    found = untrained_weights(layer, x, graph, count=5, seed=3)
+    close(untrained_weights(layer, da.from_array(x.numpy(), chunks=(30, 3)), graph, count=5, seed=3), found)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(map(torch.equal, layer.parameters(), before))
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        for weights in found:
+            for module in layer.modules():
+                if hasattr(module, "reset_parameters"):
+                    module.reset_parameters()
+            close(weights, effective_weight_on_graph(layer, x, graph))
+    assert len(found.unique(dim=0)) == 5
+
+
+def test_what_cannot_be_read_has_no_controls(normal, random_graph):
+    with pytest.raises(TypeError, match="unsupported layer Tanh"):
+        untrained_weights(nn.Tanh(), normal(5, 2), random_graph(5, 4))
+
+
+def test_the_controls_are_on_the_graph_of_the_table(tiny_data):
+    layer, graph = nn.Linear(24, 3).double(), tiny_data.edge_index[:, :7]
+    weights = weigh(layer, Data(x=tiny_data.x, edge_index=tiny_data.edge_index), graph, controls=4)
+    assert np.array_equal(np.isnan(weights.controls), np.isnan(np.tile(weights.table["w_eff"], (4, 1))))
