@@ -24,19 +24,11 @@ if TYPE_CHECKING:
 
 
 class _Program(TyperGroup):
-    """Every error is one line, also where the output itself fails, and no name in it reaches the terminal as a command."""
+    """An error of the output itself, such as a full device, is one line, too."""
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         with _errors_in_one_line():
             return super().main(*args, **kwargs)
-
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except Exception as error:
-            if hasattr(error, "message"):  # a wrong argument, which may be the name of a file
-                error.message = _printable(error.message)
-            raise
 
 
 app = typer.Typer(cls=_Program, no_args_is_help=True)
@@ -204,7 +196,7 @@ def _check_input(name: str | None, expression: Path | None, edges: Path | None, 
 
     is_file = bool(name) and (bool(Path(str(name)).suffix) or Path(str(name)).is_file())
     if name and not expression and name not in dataset_names() and is_file:
-        raise typer.BadParameter(f"{name} looks like a file, not like a data set: use --expression {name}")
+        raise typer.BadParameter(_printable(f"{name} looks like a file, not like a data set: use --expression {name}"))
     if (name is None) == (expression is None):
         raise typer.BadParameter("give either NAME, a data set that `regnet datasets` lists, or --expression")
     if expression and not edges:
@@ -218,7 +210,7 @@ def _called(name: str | None, expression: Path | None) -> str:
 
     called = name or dataset_name(str(expression))
     if called in ("", ".", ".."):
-        raise typer.BadParameter(f"no folder can be called after {expression}: give --out")
+        raise typer.BadParameter(_printable(f"no folder can be called after {expression}: give --out"))
     return called
 
 
@@ -300,12 +292,10 @@ def _errors_in_one_line() -> Iterator[None]:
     except BrokenPipeError:  # nobody reads any more: Typer ends without a word
         raise
     except (ValueError, TypeError, OSError, MemoryError, RuntimeError) as error:
-        text = " ".join(str(error).splitlines())
+        text = _printable(" ".join(str(error).splitlines()))
         if isinstance(error, RuntimeError):
             if "allocate memory" not in text:  # PyTorch's own way to say that there is too little
                 raise
             text = f"too little memory: {text.split('DefaultCPUAllocator: ')[-1]}"
-        Console(stderr=True, emoji=False, highlight=False).print(
-            "[red]Error:[/red]", escape(_printable(text)), soft_wrap=True
-        )
+        Console(stderr=True, emoji=False, highlight=False).print("[red]Error:[/red]", escape(text), soft_wrap=True)
         raise SystemExit(1) from None

@@ -72,7 +72,7 @@ def sensitivities(
             its mean: on a graph :func:`regnet.sensitivities_on_graph` forms them in float64.
         method: ``"exact"`` is a closed form for the layers that :mod:`regnet.layers` reads; ``"jvp"``, forward-mode
             automatic differentiation, takes any layer; ``"finite-difference"`` is Eq. (5).
-        eps: step of Eq. (5) along the unit vector, in units of ``x``; it must not vanish beside ``x`` in its dtype.
+        eps: step of Eq. (5) along the unit vector, in units of ``x``; one that is lost in rounding is a ``UserWarning``.
         central: with ``"finite-difference"``, step both ways instead of forward only.
 
     Returns:

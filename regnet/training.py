@@ -247,18 +247,15 @@ def _restore(path: Path, settings: dict[str, Any], model: RegNet, optimizer: Ada
     try:
         kept = torch.load(path, weights_only=True, map_location="cpu")
         done, other = int(kept["epochs"]), differences(dict(kept["settings"]), settings)
-        best = {name: kind(kept["best"][name]) for name, kind in (("auprc", float), ("epoch", int), ("weights", dict))}
+        auprc, epoch, weights = (kept["best"][name] for name in ("auprc", "epoch", "weights"))
+        best = {"auprc": float(auprc), "epoch": int(epoch), "weights": weights}
         if not other:
-            for weights in (best["weights"], kept["weights"]):
-                model.load_state_dict(weights)
+            for state in (weights, kept["weights"]):
+                model.load_state_dict(state)
             optimizer.load_state_dict(optimizer.state_dict() | {"state": kept["optimizer"]["state"]})
-            moments = [
-                (kept["exp_avg"].shape, kept["exp_avg_sq"].shape, kept["step"].dim()) for kept in optimizer.state.values()
-            ]
-            if (
-                moments != [(weight.shape, weight.shape, 0) for weight in model.parameters() if done]
-                or not best["auprc"] <= 1
-            ):
+            moments = [(m["exp_avg"].shape, m["exp_avg_sq"].shape, m["step"].dim()) for m in optimizer.state.values()]
+            expected = [(weight.shape, weight.shape, 0) for weight in model.parameters() if done]
+            if moments != expected or not float(auprc) <= 1:
                 raise ValueError("the optimizer is incomplete, or the best score no share")
             torch.set_rng_state(kept["random_state"])
     except OSError:
