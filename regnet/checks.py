@@ -104,13 +104,9 @@ def check_gene_names(names: Iterable[str]) -> None:
         raise ValueError(f"gene names must be unique; these occur more than once: {some(twice)}; merge or drop them")
 
 
-def other_matrices(
-    layers: Sequence[str], raw: bool, to_layer: str = 'layer="{0}" (--layer {0})', to_raw: str = "raw=True (--raw)"
-) -> str:
-    """What an AnnData holds beside X, and how to choose it, for a message."""
-    ways = [to_layer.format(name) for name in layers[:1]] + [to_raw] * raw
-    there = f"layers: {some(layers) or 'none'}; raw: {'yes' if raw else 'no'}"
-    return f"{there}; choose with {' or '.join(ways)}" if ways else there
+def other_matrices(layers: Sequence[str], raw: bool) -> str:
+    """What an AnnData holds beside X, for a message."""
+    return f"layers: {some(layers) or 'none'}; raw: {'yes' if raw else 'no'}; choose with"
 
 
 def some(names: Sequence[str], show: int = 5) -> str:

@@ -199,14 +199,12 @@ def _chosen(adata: AnnData) -> Any:
     """The matrix X; with a warning where it seems to be scaled and there are others."""
     from regnet.checks import other_matrices
 
-    x, layers, raw = adata.X, list(adata.layers), adata.raw is not None
-    others = other_matrices(layers, raw, 'adata.X = adata.layers["{}"]', "adata.raw.to_adata()")
+    x, layers = adata.X[:] if adata.isbacked else adata.X, list(adata.layers)
+    others = f"{other_matrices(layers, adata.raw is not None)} adata.X = adata.layers[...] or adata.raw.to_adata()"
     if x is None:
         raise ValueError(f"X is empty; {others}")
-    if adata.isbacked:
-        x = x[:]
     # Of a Dask array the first block alone: all of it may take hours.
-    if (layers or raw) and ((x.blocks[0, 0].compute() if hasattr(x, "dask") else x) < 0).sum():
+    if (layers or adata.raw is not None) and ((x.blocks[0, 0].compute() if hasattr(x, "dask") else x) < 0).sum():
         warnings.warn(f"X has negative values, as scaled data have; {others}", stacklevel=5)
     return x
 
@@ -218,7 +216,9 @@ def _match(names: Iterable[str], genes: Sequence[str], of: str) -> tuple[dict[st
     ways: dict[str, Callable[[str], str]] = {
         "": str,
         "match a gene only ignoring case": str.casefold,
-        "match a gene only without the version of an Ensembl identifier": _stem,
+        "match a gene only without the version of an Ensembl identifier": lambda name: re.sub(
+            r"^(ens[a-z]*\d{6,})\.\d+$", r"\1", name.casefold()
+        ),
     }
     found = {what: defaultdict(list) for what in ways}
     for row, gene in enumerate(genes):
@@ -234,11 +234,6 @@ def _match(names: Iterable[str], genes: Sequence[str], of: str) -> tuple[dict[st
         others[what if len(alike) < 2 else "could be several genes"].append(name)
     others.pop("")
     return rows, [f"names of {of} that {what} ({len(these)}): {some(these)}" for what, these in others.items() if these]
-
-
-def _stem(name: str) -> str:
-    """A name in lower case, of an Ensembl identifier without its version."""
-    return re.sub(r"^(ens[a-z]*\d{6,})\.\d+$", r"\1", name.casefold())
 
 
 def _pbmc68k() -> tuple[pd.DataFrame, list[tuple[str, str]]]:

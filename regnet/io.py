@@ -33,9 +33,7 @@ _ANNOTATION = (
     r"chr(om(osome(_name)?)?)?|seqnames|start|end|strand|width|(gene_|effective_)?length|(gene_)?(biotype|description)|gene_type|"
     r"entrez(_?id|gene|_gene_id)?|gene_?(name|id|symbol)|symbol|hgnc_(symbol|id)|ensembl(_gene)?(_id)?|transcript_id(\(s\))?"
 )
-_COUNTER = (
-    "__.*|no_feature|ambiguous|too_low_aqual|not_aligned|alignment_not_unique|n_(unmapped|multimapping|nofeature|ambiguous)"
-)
+_COUNTER = "(__|n_)?(no_?feature|ambiguous|too_low_aqual|not_aligned|alignment_not_unique|unmapped|multimapping)"
 _Named = tuple[Any, list[str], list[str]]  # cells x genes, cells, genes
 
 
@@ -62,16 +60,16 @@ def read_expression(
         transpose: whether the file has cells where genes are expected; the column is then one of ``obs``.
 
     Returns:
-        ``AnnData`` (cells x genes) with the names of cells and genes; in float64 from a table, a Dask array of what stays on
-        disk. Names are text, whatever they look like: ``NA``, ``007`` and ``1-Mar`` are genes. Columns and rows of a table
-        that are none (``Length``, ``__no_feature``) are left out with a ``UserWarning``; so is an ``X`` with negative
-        values announced where there are other matrices.
+        ``AnnData`` (cells x genes) with the names of cells and genes, which are text whatever they look like: ``NA``,
+        ``007`` and ``1-Mar`` are genes. A table is in float64; columns and rows of it that are neither (``Length``,
+        ``__no_feature``) are left out with a ``UserWarning``, which also tells of an ``X`` with negative values where
+        there are other matrices. What stays on disk is a Dask array.
 
     Raises:
         OSError: there is no such file.
-        ValueError: an unknown suffix; a damaged or empty file; no header; an entry that is no finite number; a gene
-            without a name of its own; no such matrix or column; a link to another file. Damage inside a matrix on disk
-            shows in its use.
+        ValueError: an unknown suffix; a damaged or empty file, or one with links to others; no header; an entry that is no
+            finite number; a gene without a name of its own; no such matrix or column. Damage inside a matrix on disk shows
+            in its use.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -288,7 +286,6 @@ def _open_matrix(path: Path, layer: str | None, raw: bool, gene_column: str | No
     """A matrix of AnnData or 10x Genomics, or a plain array, and the names of both axes; nothing else is read."""
     import dask.array as da  # a table needs none of these, which take seconds to import
     import h5py
-    import scanpy
     import zarr
     from scipy import sparse
 
@@ -300,7 +297,7 @@ def _open_matrix(path: Path, layer: str | None, raw: bool, gene_column: str | No
             store = zarr.open(path, mode="r") if suffix == ".zarr" else file
             if isinstance(store, h5py.File | zarr.Group) and (suffix != ".h5" or "obs" in store):
                 obs, (key, others) = _own(store, "obs", False), _choose(store, layer, raw)
-                var, part = _own(store, f"{key[:-1]}var" if layer is None else "var", False), _own(store, key)
+                var, part = _own(store, key[:-1] + "var" if raw else "var", False), _own(store, key)
                 # What AnnData before 0.8 wrote has no such attribute, and only the whole of it can be read.
                 read = anndata.experimental.read_elem_lazy if "encoding-type" in part.attrs else anndata.io.read_elem
                 x, axes = read(part), [obs, var]
@@ -312,21 +309,23 @@ def _open_matrix(path: Path, layer: str | None, raw: bool, gene_column: str | No
                 x = da.from_zarr(store).T
                 axes = [pd.DataFrame(index=range(size)) for size in x.shape]
             else:
+                import scanpy
+
                 for name in file or ():
                     _own(file, name)
                 adata = scanpy.read_10x_h5(path) if file else scanpy.read_10x_mtx(path, make_unique=False)
-                x, axes = _whole(adata.X), [adata.obs, adata.var]
+                x, axes = adata.X, [adata.obs, adata.var]
             columns = (gene_column, None) if transpose else (None, gene_column)
             names = [_names(axis, column) for axis, column in zip(axes, columns, strict=True)]
         if x.dtype.kind not in "biuf":
             raise ValueError(f"its entries are {x.dtype}, and not real numbers")
-        if is_lazy := hasattr(x, "dask"):
-            x = x.map_blocks(_whole, meta=x._meta) if sparse.issparse(x._meta) else x
+        if sparse.issparse(x._meta if (is_lazy := hasattr(x, "dask")) else x):
+            x = x.map_blocks(_whole, meta=x._meta) if is_lazy else _whole(x)
         # Of a matrix on disk the first block alone: all of it may take hours.
         scaled = others and ((x.blocks[0, 0].compute() if is_lazy else x) < 0).sum()
+    except _NotThereError:
+        raise
     except Exception as error:  # HDF5, Zarr and AnnData each have errors of their own for a damaged file
-        if isinstance(error, _NotThereError):
-            raise
         kind = "a directory of 10x Genomics" if path.is_dir() and suffix != ".zarr" else path.suffix
         reason = " ".join(str(error).split())
         raise ValueError(f"{path} cannot be read as {kind}: {reason}; write it again or check the download") from error
@@ -340,18 +339,15 @@ class _NotThereError(ValueError):
 
 
 def _choose(store: Any, layer: str | None, raw: bool) -> tuple[str, str]:
-    """Where the matrix is that was asked for, and where that is X, in words, which others there are."""
-    layers, raws = (
-        list(_own(store, "layers", False)) if "layers" in store else [],
-        [key for key in ("raw/X", "raw.X") if key in store],
-    )
-    key = "X" if layer is None else f"layers/{layer}"
-    key = key if not raw else raws[0] if raws else "raw/X"
-    others = other_matrices(layers, bool(raws))
-    is_there = key in store and store[key].attrs.get("encoding-type") != "null"
-    if not is_there or (layer is not None and (raw or layer not in layers)):
-        what = "X is empty" if key == "X" else f"there is no layer={layer!r}, raw={raw}"
-        raise _NotThereError(f"{what}; {others}")
+    """Where the matrix is that was asked for, and if that is X, in words, which others there are."""
+    layers = list(_own(store, "layers", False)) if "layers" in store else []
+    raws = [key for key in ("raw/X", "raw.X") if key in store]  # before AnnData 0.7 with a dot
+    key = (raws or ["raw/X"])[0] if raw else "X" if layer is None else f"layers/{layer}"
+    others = f"{other_matrices(layers, bool(raws))} layer=NAME (--layer NAME) or raw=True (--raw)"
+    is_named = layer is None or (layer in layers and not raw)
+    if key not in store or not is_named or store[key].attrs.get("encoding-type") == "null":
+        wanted = " in ".join([f"layer {layer!r}"] * (layer is not None) + ["raw"] * raw)
+        raise _NotThereError(f"{f'there is no {wanted}' if wanted else 'X is empty'}; {others}")
     return key, others if key == "X" and (layers or raws) else ""
 
 
@@ -385,12 +381,10 @@ def _own(part: Any, key: str, whole: bool = True) -> Any:
     import h5py
 
     for name in key.split("/"):
-        is_link = isinstance(part, h5py.Group) and not isinstance(part.get(name, getlink=True), h5py.HardLink)
-        part = None if is_link else part[name]
-        if is_link or (isinstance(part, h5py.Dataset) and (part.external or part.is_virtual)):
-            raise _NotThereError(
-                f"{key} is a link, which may lead to another file and is not followed; copy the data into it"
-            )
+        link = isinstance(part, h5py.Group) and part.get(name, getlink=True)
+        part = None if isinstance(link, h5py.SoftLink | h5py.ExternalLink) else part[name]
+        if part is None or (isinstance(part, h5py.Dataset) and (part.external or part.is_virtual)):
+            raise _NotThereError(f"{key} is a link, maybe to another file, and is not followed; copy the data into this one")
     for name in part if whole and isinstance(part, h5py.Group) else ():
         _own(part, name)
     return part
