@@ -6,9 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from anndata import AnnData
 from examples import close, mlp, refused
 from hypothesis import example, given
 from hypothesis import strategies as st
+from scipy.sparse import csr_matrix
 
 from regnet import (
     RegNet,
@@ -48,6 +50,25 @@ def test_what_are_no_two_matrices_of_one_shape_and_dtype_is_refused(function):
         refused(lambda dtype=dtype: function(x.to(dtype), x.to(dtype)), "float32 or float64", error=TypeError)
     for value in ([[1.0]], np.ones((1, 1)), pd.DataFrame([[1.0]]), 1.0, None, "x"):
         refused(lambda value=value: function(value, value), "float64; got", "torch.as_tensor", error=TypeError)
+
+
+@pytest.mark.parametrize(
+    ("x", "edges", "advice"),
+    [
+        (csr_matrix(np.eye(3)), None, "csr_matrix; convert it, e.g. torch.as_tensor(x.toarray(), dtype=torch.float32)"),
+        (AnnData(np.eye(3)), None, "AnnData; convert it, e.g. torch.as_tensor(x.to_df().T.to_numpy(), dtype=torch.float32)"),
+        (pd.DataFrame(np.eye(3)), None, "torch.as_tensor(x.to_numpy(), dtype=torch.float32)"),
+        (None, csr_matrix(np.eye(3)), "torch_geometric.utils.from_scipy_sparse_matrix(edge_index)[0]"),
+        (None, torch.eye(3).to_sparse_csr(), "to_edge_index(edge_index)[0], with .flip(0) for an adj_t"),
+        (None, torch.eye(2).long().to_sparse(), "sparse_coo; convert it, e.g. torch_geometric.utils.to_edge_index"),
+        (None, type("SparseTensor", (), {})(), "SparseTensor; convert it, e.g. torch_geometric.utils.to_edge_index"),
+        (None, pd.DataFrame([[0, 1]]), "torch.as_tensor(edge_index.to_numpy(), dtype=torch.long)"),
+        (None, [[0], [1]], "torch.as_tensor(edge_index, dtype=torch.long)"),
+    ],
+)
+def test_the_advice_on_other_kinds_of_matrices_works_for_them(x, edges, advice):
+    x, edges = torch.eye(3) if x is None else x, torch.tensor([[0], [1]]) if edges is None else edges
+    refused(lambda: effective_weight_on_graph(mlp(3), x, edges), advice, error=TypeError)
 
 
 def test_two_devices_are_refused_by_name():

@@ -13,6 +13,7 @@ import anndata
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse
 import torch
 from scipy.sparse import csr_matrix
 from typer.testing import CliRunner
@@ -120,7 +121,8 @@ print([name for name in {heavy} if name in sys.modules])"""
 # pretrain
 
 
-def test_pretrain_writes_where_it_says_and_shows_the_metrics(run, tmp_path):
+def test_pretrain_writes_where_it_says_and_shows_the_metrics(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
     result = run("pretrain", "tiny", "--epochs", "2", "--seed", "3")
     assert result.exit_code == 0, result.output
     out = tmp_path / "pretrain_outputs" / "tiny" / "pretrain"
@@ -132,7 +134,7 @@ def test_pretrain_writes_where_it_says_and_shows_the_metrics(run, tmp_path):
     assert {file.name for file in out.iterdir()} == set(REPORT_FILES)
     rows = [line for line in result.stdout.splitlines() if "AUROC" in line or "AUPRC" in line]
     assert [f"{metrics['auroc']:.3f}" in rows[0], f"{metrics['auprc_degree']:.3f}" in rows[1]] == [True, True]
-    assert "epoch" in result.stderr, "the progress bar"
+    assert "|Pearson| ┃" in result.stdout and "epoch" in result.stderr, "no column is cut; the progress bar"
 
 
 @pytest.mark.parametrize("expression", ["x.csv.gz", "x.h5ad", "x.zarr"])
@@ -347,10 +349,33 @@ def test_too_little_memory_is_one_line_and_other_errors_of_torch_are_not_hidden(
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device of Linux")  # noqa: PTH110
-def test_a_full_device_is_one_line():
-    with open("/dev/full", "w") as full:  # noqa: PTH123
-        result = subprocess.run([*PROGRAM, "datasets"], stdout=full, stderr=subprocess.PIPE, text=True)
-    assert result.returncode == 1 and result.stderr == "Error: [Errno 28] No space left on device\n"
+@pytest.mark.parametrize("arguments", [["datasets"], ["--help"], ["--version"], ["pretrain", "--help"]])
+def test_a_full_device_is_one_line_and_a_closed_pipe_none(arguments):
+    read, write = os.pipe()
+    os.close(read)
+    for device, line in ((os.open("/dev/full", os.O_WRONLY), "Error: [Errno 28] No space left on device\n"), (write, "")):
+        result = subprocess.run([*PROGRAM, *arguments], stdout=device, stderr=subprocess.PIPE, text=True)
+        os.close(device)
+        assert result.returncode == 1 and result.stderr == line
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the unit of ru_maxrss is the system's own")
+def test_a_training_takes_no_more_memory_than_it_says(tmp_path):
+    """A sparse matrix of 1,000 genes x 60,000 cells on disk, 240 MB in memory."""
+    genes, cells = 1000, 60_000
+    sparse = scipy.sparse.random(cells, genes, density=0.01, format="csr", dtype=np.float32, rng=0)
+    obs, var = pd.DataFrame(index=map("c{}".format, range(cells))), pd.DataFrame(index=map("G{}".format, range(genes)))
+    anndata.AnnData(sparse, obs=obs, var=var).write_h5ad(tmp_path / "x.h5ad")
+    (tmp_path / "e.csv").write_text("".join(f"G0,G{target}\n" for target in range(1, 100)))
+    code = """
+import resource, regnet.blockwise, regnet.report
+from regnet.cli import app
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+app("pretrain --expression x.h5ad --edges e.csv --epochs 2".split(), standalone_mode=False)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"""
+    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert 1024 * int(result.stdout.split()[-1]) < 4 * (genes * cells + 8 * 256 * cells + 4 * genes**2)
 
 
 def test_the_version_is_that_of_the_distribution(run, monkeypatch):

@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from regnet import RegNet
-from regnet.evaluation import EdgeSplit, evaluate, split_edges
+from regnet.evaluation import EdgeSplit, _correlation, evaluate, split_edges
 from regnet.structure import pair_features
 
 PARTS = [f"{part}_{kind}" for part in ("train", "val", "test") for kind in ("edges", "non_edges")]
@@ -96,6 +96,13 @@ def test_the_metrics_recomputed(tiny_data):
     assert metrics["positives"] == pytest.approx(np.mean(labels), rel=1e-10)
     for part in ("train", "val", "test"):
         assert metrics[f"{part}_edges"] == getattr(split, f"{part}_edges").size(1)
+
+
+def test_the_correlation_of_many_cells_is_added_up_from_blocks():
+    x = torch.randn(2, 2**23 + 99, generator=torch.Generator().manual_seed(0), dtype=torch.float64).add_(5)
+    x[1, -50:] += 1000  # in the second block
+    x[0, -50:] -= 1000
+    torch.testing.assert_close(_correlation(x), torch.corrcoef(x), rtol=1e-10, atol=0)
 
 
 def test_the_baselines_do_not_see_which_test_pairs_are_edges():

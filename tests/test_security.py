@@ -214,6 +214,22 @@ def test_an_awkward_file_name_is_a_folder_below_or_needs_one(name, own_files, tm
         assert result.exit_code == 0 and written == {Path("deep/er/shrinkage_outputs", name.removesuffix(".csv"))}
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["pretrain", "\x1b[2J.csv"],
+        ["pretrain", "pbmc68k", "\x1b[2J.csv"],
+        ["pretrain", "--expression", "\x1b[2J.csv", "--edges", "e.csv"],
+        ["shrinkage", "--expression", "x.csv", "--edges", "odd.csv", "--checkpoint", "m.pth", "--out", "out"],
+        ["shrinkage", "--expression", "x.csv", "--edges", "e.csv", "--checkpoint", "m.pth", "--out", "out\x1b[2J"],
+    ],
+)
+def test_no_name_reaches_the_terminal_as_a_command(arguments, own_files):
+    Path("odd.csv").write_text("CON,a/b\nCON,\x1b[2J\n")
+    output = CliRunner().invoke(app, arguments).output
+    assert "\\x1b[2J" in output and "\x1b" not in output
+
+
 def test_a_link_in_the_output_folder_is_replaced_and_not_followed(own_files):
     Path("mine").write_text("mine")
     Path("out").mkdir()

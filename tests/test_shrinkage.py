@@ -277,6 +277,18 @@ def test_the_step_has_one_length_however_short_delta_is(central, pair):
     close(got.neighbor_sensitivity, expected.neighbor_sensitivity)
 
 
+@pytest.mark.parametrize("central", [False, True])
+def test_a_step_that_is_lost_in_rounding_is_said_and_a_flat_layer_is_not(central, pair):
+    x, m = (side.float() for side in pair)
+    layer = nn.Linear(8, 5)
+    layer.bias.data.fill_(1e8)
+    for g in (layer, lambda x, m: torch.from_numpy(as_function(layer)(x, m).numpy())):  # which has no derivative
+        with pytest.warns(UserWarning, match="step of eps=0.01 changes .* rounding for 11 genes, first gene 0"):
+            assert (sensitivities(g, x, m, "finite-difference", central=central).self_sensitivity == 0).all()
+    layer.weight.data.zero_()
+    assert (sensitivities(layer, x, m, "finite-difference", central=central).self_sensitivity == 0).all()
+
+
 def test_the_notes_snippet(pair):
     """Section 8, as printed."""
     x, m = pair

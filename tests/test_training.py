@@ -6,6 +6,7 @@ import itertools
 import random
 import re
 
+import dask.array
 import numpy as np
 import pytest
 import torch
@@ -14,6 +15,7 @@ from torch_geometric.data import Data
 
 from regnet import pretrain, training
 from regnet.evaluation import evaluate, split_edges
+from regnet.io import to_memory
 from regnet.structure import pair_features
 from regnet.training import PLAIN
 
@@ -257,6 +259,14 @@ def test_what_cannot_be_trained_is_refused_first(change, options, error, message
         tiny_data[name] = value
     with pytest.raises(error, match=message):
         pretrain(tiny_data, **options)
+
+
+def test_what_cannot_fit_the_memory_is_said_first(tiny_data, monkeypatch):
+    monkeypatch.setattr("os.sysconf", {"SC_PHYS_PAGES": 100, "SC_PAGE_SIZE": 2000}.get)
+    on_disk = Data(x=dask.array.from_array(tiny_data.x.numpy()))
+    for use in (lambda: pretrain(tiny_data), lambda: to_memory(on_disk)):
+        with pytest.raises(MemoryError, match=r"40 genes x 12 cells takes about 0.3 MB .* has 0.2 MB; keep fewer genes"):
+            use()
 
 
 def test_what_the_message_names_is_enough(tiny_data):
