@@ -296,7 +296,7 @@ def _open_matrix(path: Path, layer: str | None, raw: bool, gene_column: str | No
             warnings.simplefilter("ignore")  # on old formats, and names that are there twice
             store = zarr.open(path, mode="r") if suffix == ".zarr" else file
             if isinstance(store, h5py.File | zarr.Group) and (suffix != ".h5" or "obs" in store):
-                obs, (key, others) = store["obs"], _choose(store, layer, raw)
+                obs, (key, others) = _own(store, "obs", False), _choose(store, layer, raw)
                 var, part = _own(store, key[:-1] + "var" if raw else "var", False), _own(store, key)
                 # What AnnData before 0.8 wrote has no such attribute, and only the whole of it can be read.
                 read = anndata.experimental.read_elem_lazy if "encoding-type" in part.attrs else anndata.io.read_elem
@@ -345,7 +345,7 @@ def _choose(store: Any, layer: str | None, raw: bool) -> tuple[str, str]:
     key = (raws or ["raw/X"])[0] if raw else "X" if layer is None else f"layers/{layer}"
     others = f"{other_matrices(layers, bool(raws))} layer=NAME (--layer NAME) or raw=True (--raw)"
     is_named = layer is None or (layer in layers and not raw)
-    if key not in store or not is_named or store[key].attrs.get("encoding-type") == "null":
+    if key not in store or not is_named:
         wanted = " in ".join([f"layer {layer!r}"] * (layer is not None) + ["raw"] * raw)
         raise _NotThereError(f"{f'there is no {wanted}' if wanted else 'X is empty'}; {others}")
     return key, others if key == "X" and (layers or raws) else ""
