@@ -130,6 +130,11 @@ def _got(value: Any, name: str, dtype: str) -> str:
     return f"got {kind}; convert it, e.g. {fix}"
 
 
+def other_matrices(layers: Sequence[str], raw: bool) -> str:
+    """What an AnnData holds beside X, for a message."""
+    return f"layers: {some(layers) or 'none'}; raw: {'yes' if raw else 'no'}; choose with"
+
+
 def some(names: Sequence[str], show: int = 5) -> str:
     """The first few names and how many more there are, for a message."""
     more = f" and {len(names) - show} more" if len(names) > show else ""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from copy import copy
 from importlib.resources import files
 from pathlib import Path
@@ -74,14 +75,14 @@ def make_dataset(
 ) -> Data:
     """Build a data set from your own expression matrix and regulatory edges.
 
-    Names are matched exactly first, then ignoring case. Names of no gene, and names that could be several genes, are
-    dropped with their edges.
+    Names are matched exactly first, then ignoring case, then without the version of an Ensembl identifier (the ``.12`` of
+    ``ENSG00000066336.12``). Names of no gene, and names that could be several genes, are dropped with their edges.
 
     Args:
         expression: a data frame (genes x cells), or an ``AnnData`` (cells x genes), whose matrix may lie on disk.
         edges: pairs (regulator, target) of names, or a data frame, whose columns :func:`regnet.io.read_network` finds.
         tfs: names of transcription factors; the regulators of ``edges`` where none are given.
-        strict: whether a name that is no gene, or matches only ignoring case, is an error instead of a warning.
+        strict: whether a name that is no gene, or matches only ignoring case or version, is an error and no warning.
         name: what the data set is called in outputs.
         dtype: floating-point type of ``x``; float32 where none is given.
 
@@ -165,50 +166,70 @@ def _matrix(expression: Any, dtype: torch.dtype) -> tuple[Any, list[str], list[s
     from regnet.checks import check_expression, check_gene_names
 
     if hasattr(expression, "var_names"):
-        genes, cells = expression.var_names, expression.obs_names
-        values = expression.X.T if hasattr(expression.X, "dask") else expression.to_df().T
+        genes, cells, values = expression.var_names, expression.obs_names, _chosen(expression).T
     elif hasattr(expression, "columns"):
         genes, cells, values = expression.index, expression.columns, expression
     else:
         raise TypeError(
             "expression must be a data frame (genes x cells) or an AnnData (cells x genes); "
-            f"got {type(expression).__name__}; convert it with pandas.DataFrame(values, index=genes)"
+            f"got {type(expression).__name__}, which has no names of genes; give pandas.DataFrame(matrix, index=genes), or "
+            "anndata.AnnData(matrix, var=pandas.DataFrame(index=genes)) of cells x genes"
         )
     genes, cells = list(map(str, genes)), list(map(str, cells))
     check_gene_names(genes)
     if hasattr(values, "dask"):
         return values.astype(str(dtype).removeprefix("torch.")), genes, cells
     try:
-        if unreal := {str(kind) for kind in values.dtypes if kind.kind in "cMm"}:
+        kinds = values.dtypes if hasattr(values, "columns") else [values.dtype]
+        if unreal := {str(kind) for kind in kinds if kind.kind in "cMm"}:
             raise TypeError(f"got a column of {unreal.pop()}")
-        x = torch.from_numpy(values.to_numpy(dtype=np.float64, copy=True)).to(dtype)
+        is_sparse, own_dtype = hasattr(values, "toarray"), getattr(values, "dtype", np.float64)
+        x = torch.from_numpy(values.toarray() if is_sparse else np.array(values, dtype=own_dtype, order="C")).to(dtype)
     except (TypeError, ValueError) as error:
         raise TypeError(f"expression must be numeric, genes in rows and cells in columns ({error})") from None
     check_expression(x, "expression")
     return x, genes, cells
 
 
+def _chosen(adata: AnnData) -> Any:
+    """The matrix X; with a warning where it seems to be scaled and there are others."""
+    from regnet.checks import other_matrices
+
+    x, layers = adata.X[:] if adata.isbacked else adata.X, list(adata.layers)
+    others = f"{other_matrices(layers, adata.raw is not None)} adata.X = adata.layers[...] or adata.raw.to_adata()"
+    if x is None:
+        raise ValueError(f"X is empty; {others}")
+    # Of a Dask array the first block alone: all of it may take hours.
+    if (layers or adata.raw is not None) and ((x.blocks[0, 0].compute() if hasattr(x, "dask") else x) < 0).sum():
+        warnings.warn(f"X has negative values, as scaled data have; {others}", stacklevel=5)
+    return x
+
+
 def _match(names: Iterable[str], genes: Sequence[str], of: str) -> tuple[dict[str, int], list[str]]:
-    """Name -> row of its gene, exactly first and then ignoring case, and a notice for each kind of other names."""
+    """Name -> row of its gene: exactly, else ignoring case, else without version; and a notice for each other kind."""
     from regnet.checks import some
 
-    exact = {gene: row for row, gene in enumerate(genes)}
-    by_fold: defaultdict[str, list[int]] = defaultdict(list)
+    ways: dict[str, Callable[[str], str]] = {
+        "": str,
+        "match a gene only ignoring case": str.casefold,
+        "match a gene only without the version of an Ensembl identifier": lambda name: re.sub(
+            r"^(ens[a-z]*\d{6,})\.\d+$", r"\1", name.casefold()
+        ),
+    }
+    found: dict[str, defaultdict[str, list[int]]] = {what: defaultdict(list) for what in ways}
     for row, gene in enumerate(genes):
-        by_fold[gene.casefold()].append(row)
+        for what, key in ways.items():
+            found[what][key(gene)].append(row)
     rows: dict[str, int] = {}
-    others: dict[str, list[str]] = {"match a gene only ignoring case": [], "are no genes": [], "could be several genes": []}
-    folded, unknown, ambiguous = others.values()
+    others: dict[str, list[str]] = {what: [] for what in (*ways, "are no genes", "could be several genes")}
     for name in dict.fromkeys(names):
-        alike = by_fold.get(name.casefold(), [])
-        if name in exact:
-            rows[name] = exact[name]
-        elif len(alike) == 1:
+        what = next((what for what, key in ways.items() if key(name) in found[what]), "are no genes")
+        alike = found[what][ways[what](name)] if what in ways else []
+        if len(alike) == 1:
             rows[name] = alike[0]
-            folded.append(name)
-        else:
-            (ambiguous if alike else unknown).append(name)
-    return rows, [f"names of {of} that {what} ({len(found)}): {some(found)}" for what, found in others.items() if found]
+        others[what if len(alike) < 2 else "could be several genes"].append(name)
+    others.pop("")
+    return rows, [f"names of {of} that {what} ({len(these)}): {some(these)}" for what, these in others.items() if these]
 
 
 def _pbmc68k() -> tuple[pd.DataFrame, list[tuple[str, str]]]:

@@ -8,7 +8,7 @@ import io
 import re
 import warnings
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from copy import copy
 from itertools import chain
@@ -21,9 +21,9 @@ import pandas as pd
 import torch
 from torch_geometric.data import Data
 
-from regnet.checks import check_gene_names, check_memory, some
+from regnet.checks import check_gene_names, check_memory, other_matrices, some
 
-_SUFFIXES = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz", ".h5ad", ".zarr")
+_SUFFIXES = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz", ".h5ad", ".zarr", ".h5")
 # Headers of the tools people use, the best first, as `_key` spells them; a gene is the target beside a regulator.
 _KNOWN = {
     "regulator": "sourcegenesymbol tfgenesymbol tfsymbol regulatorgenename regulatorgene regulatorygene tfgene tfname tf "
@@ -38,6 +38,13 @@ _SAY = "regulator= and target= (--regulator-col and --target-col), or write a he
 _LONGEST_LINE = 2**26  # characters: more than the header of two million cells
 # What is written above the names of genes: below it a header has cells, whatever these are called.
 _ABOVE_GENES = {"", "gene", "genes", "gene_name", "gene_id", "geneid", "gene_symbol", "symbol", "name", "id", "index"}
+# Columns of a table that describe genes are no cells, and rows in which HTSeq and STAR count other reads are no genes.
+_ANNOTATION = (
+    r"chr(om(osome(_name)?)?)?|seqnames|start|end|strand|width|(gene_|effective_)?length|(gene_)?(biotype|description)|gene_type|"
+    r"entrez(_?id|gene|_gene_id)?|gene_?(name|id|symbol)|symbol|hgnc_(symbol|id)|ensembl(_gene)?(_id)?|transcript_id(\(s\))?"
+)
+_COUNTER = "(__|n_)?(no_?feature|ambiguous|too_low_aqual|not_aligned|alignment_not_unique|unmapped|multimapping)"
+_Named = tuple[Any, list[str], list[str]]  # cells x genes, cells, genes
 
 
 class Network(NamedTuple):
@@ -47,22 +54,32 @@ class Network(NamedTuple):
     notices: list[str]
 
 
-def read_expression(path: str | Path) -> anndata.AnnData:
+def read_expression(
+    path: str | Path, *, layer: str | None = None, raw: bool = False, gene_column: str | None = None, transpose: bool = False
+) -> anndata.AnnData:
     r"""Read an expression matrix.
 
     Args:
         path: a table of genes x cells, ``.csv``, ``.tsv`` or ``.txt``, with ``.gz`` or without: cells in the header, genes
             in the first column, tabs, commas or semicolons between. Or AnnData's ``.h5ad`` or ``.zarr`` (cells x genes), or
-            a plain array in ``.zarr`` (genes x cells, which are numbered); the matrices of these stay on disk.
+            a plain array in ``.zarr`` (genes x cells, which are numbered); the matrices of these stay on disk. Or the genes
+            of 10x Genomics, an ``.h5`` or a folder with ``matrix.mtx``, read by scanpy.
+        layer: the layer of an AnnData to read instead of ``X``.
+        raw: whether to read its ``raw`` instead.
+        gene_column: the column of ``var`` or of the table that names the genes.
+        transpose: whether the file has cells where genes are expected; the column is then one of ``obs``.
 
     Returns:
-        ``AnnData`` (cells x genes) with the names of cells and genes; in float64 from a table, else a Dask array. Names are
-        text, whatever they look like: ``NA``, ``007`` and ``1-Mar`` are genes.
+        ``AnnData`` (cells x genes) with the names of cells and genes, which are text whatever they look like: ``NA``,
+        ``007`` and ``1-Mar`` are genes. A table is in float64; columns and rows of it that are neither (``Length``,
+        ``__no_feature``) are left out with a ``UserWarning``, which also tells of an ``X`` with negative values where
+        there are other matrices. What stays on disk is a Dask array.
 
     Raises:
         OSError: there is no such file.
-        ValueError: an unknown suffix; a damaged or empty file; no header; an entry that is no finite number; a gene
-            without a name of its own. Damage inside a matrix on disk shows in its use.
+        ValueError: an unknown suffix; a damaged or empty file, or one with links to others; no header; an entry that is no
+            finite number; a gene without a name of its own; no such matrix or column. Damage inside a matrix on disk shows
+            in its use.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -74,18 +91,22 @@ def read_expression(path: str | Path) -> anndata.AnnData:
     cell 2  1.0
     """
     path = Path(path)
-    if not path.name.lower().endswith(_SUFFIXES):
+    if not path.name.lower().endswith(_SUFFIXES) and not path.is_dir():
         raise ValueError(
-            f"{path}: expected an expression file that ends in one of {', '.join(_SUFFIXES)}; convert or rename it"
+            f"{path}: expected a folder with matrix.mtx or an expression file that ends in one of {', '.join(_SUFFIXES)}; "
+            "convert or rename it (.loom: anndata.io.read_loom, with the package loompy, and write_h5ad)"
         )
-    x, cells, genes = (_open_matrix if path.suffix.lower() in (".h5ad", ".zarr") else _read_matrix)(path)
+    is_table = not path.is_dir() and path.suffix.lower() not in (".h5ad", ".zarr", ".h5")
     try:
+        x, cells, genes = (_read_matrix if is_table else _open_matrix)(path, layer, raw, gene_column, transpose)
         check_gene_names(genes)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # cells may share a name
             return anndata.AnnData(x, obs=pd.DataFrame(index=cells), var=pd.DataFrame(index=genes))
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+        reason = str(error) if str(error).startswith(str(path)) else f"{path}: {error}"
+        other = '; or take others, as gene_column="gene_ids" (--gene-column gene_ids) of 10x' * ("gene names" in reason)
+        raise ValueError(reason + other * (not is_table)) from error.__cause__
 
 
 def read_network(
@@ -335,7 +356,7 @@ class _Text(io.TextIOWrapper):
             raise UnicodeError("a NUL character" if "\0" in text else f"a line of {len(text)} characters")
         return text
 
-    readline = read  # type: ignore[assignment]
+    readline = read
 
 
 def _is_header(comment: str, line: str, separator: str) -> bool:
@@ -353,7 +374,7 @@ def _read_table(path: Path, dtype: Any) -> tuple[list[str], pd.DataFrame]:
         is_gzip = head.read(2) == b"\x1f\x8b"  # by its content: a suffix may be wrong
     try:
         with _Text(gzip.open(path) if is_gzip else path.open("rb"), encoding="utf-8-sig") as file:
-            lines = ((number, line) for number, line in enumerate(file) if line.strip())
+            lines: Iterator[tuple[int, str]] = ((number, line) for number, line in enumerate(file) if line.strip())
             comment, (start, first) = None, next(lines, (0, ""))
             while first.startswith("#"):
                 comment, (start, first) = (start, first), next(lines, (0, ""))
@@ -385,10 +406,23 @@ def _read_table(path: Path, dtype: Any) -> tuple[list[str], pd.DataFrame]:
     return header, body
 
 
-def _read_matrix(path: Path) -> tuple[Any, list[str], list[str]]:
-    """Cells x genes and the names of both."""
+def _read_matrix(path: Path, layer: str | None, raw: bool, gene_column: str | None, transpose: bool) -> _Named:
+    """The matrix of a table, and the names of both axes; with a notice on what is neither a cell nor a gene."""
+    if raw or layer is not None:
+        _choose({}, layer, raw)
     header, values = _read_table(path, {0: str})
-    cells, genes = header[1:], values.pop(0).str.strip().tolist()
+    lower, at = [name.strip().casefold() for name in header], 0
+    other = {n for n, name in enumerate(lower) if re.fullmatch(_COUNTER if transpose else _ANNOTATION, name)}
+    if gene_column is not None:
+        at = header.index(_column(gene_column, [] if transpose else header))
+        values = _read_table(path, {at: str})[1]
+        other |= {0} if lower[0] in _ABOVE_GENES or values[0].dtype.kind not in "biuf" else set()
+    values[at] = values[at].str.strip()
+    counts = values[at].str.casefold().str.fullmatch(_COUNTER).astype(bool) & (not transpose)
+    if left_out := [header[n] for n in sorted(other - {at})] + values[at][counts].tolist():
+        warnings.warn(f"{path}: left out, as no cells and no genes: {some(left_out)}", stacklevel=3)
+        values = values[~counts].drop(columns=other - {at}).reset_index(drop=True)
+    genes, cells = values.pop(at).tolist(), [header[n] for n in values]
     if not genes or not cells:
         raise ValueError(
             f"{path}: expected genes in rows and cells in columns, separated by tabs, commas or semicolons; "
@@ -396,7 +430,7 @@ def _read_matrix(path: Path) -> tuple[Any, list[str], list[str]]:
         )
     numbers = pd.to_numeric(pd.Series(cells), errors="coerce")
     are_values = numbers.notna().all() and (numbers.duplicated().any() or (numbers % 1 != 0).any())
-    if are_values and header[0].strip().casefold() not in _ABOVE_GENES:
+    if are_values and lower[at] not in _ABOVE_GENES:
         raise ValueError(
             f"{path}: expected a header with the names of the cells; got what look like values of a gene, {some(header)}; "
             "write a header above them, or, if they are names of cells, call the first field gene"
@@ -407,43 +441,122 @@ def _read_matrix(path: Path) -> tuple[Any, list[str], list[str]]:
     x = values.to_numpy(np.float64)
     if not np.isfinite(x).all():
         row, column = np.argwhere(~np.isfinite(x))[0]
-        entry = text.get(column + 1, values[column + 1])[row]
+        entry = text.get(values.columns[column], values.iloc[:, column])[row]
         fix = "write decimal points" if "," in str(entry) else "impute it, or drop the gene or the cell"
         end = "; or does the line end with a separator?" if entry == "" and column == len(cells) - 1 else ""
         raise ValueError(
-            f"{path}: the value of gene {genes[row]!r} in column {cells[column]!r} must be a finite number; "
-            f"got {str(entry)!r}; {fix}{end}"
+            f"{path}: the value of {'cell' if transpose else 'gene'} {genes[row]!r} in column {cells[column]!r} must be a "
+            f"finite number; got {str(entry)!r}; {fix}{end}"
         )
-    return x.T, cells, genes
+    return (x, genes, [name.strip() for name in cells]) if transpose else (x.T, cells, genes)
 
 
-def _open_matrix(path: Path) -> tuple[Any, list[str], list[str]]:
-    """The matrix X of an AnnData on disk, or a plain array, and the names of both axes; nothing else is read."""
+def _open_matrix(path: Path, layer: str | None, raw: bool, gene_column: str | None, transpose: bool) -> _Named:
+    """A matrix of AnnData or 10x Genomics, or a plain array, and the names of both axes; nothing else is read."""
     import dask.array as da  # a table needs none of these, which take seconds to import
     import h5py
     import zarr
     from scipy import sparse
 
     path.stat()  # raises FileNotFoundError
+    suffix, others = path.suffix.lower(), ""
     try:
-        with h5py.File(path) if path.suffix.lower() == ".h5ad" else nullcontext(zarr.open(path, mode="r")) as store:
-            if isinstance(store, zarr.Array):
+        with warnings.catch_warnings(), nullcontext() if path.is_dir() else h5py.File(path) as file:
+            warnings.simplefilter("ignore")  # on old formats, and names that are there twice
+            store = zarr.open(path, mode="r") if suffix == ".zarr" else file
+            if isinstance(store, h5py.File | zarr.Group) and (suffix != ".h5" or "obs" in store):
+                obs, (key, others) = _own(store, "obs", False), _choose(store, layer, raw)
+                var, part = _own(store, key[:-1] + "var" if raw else "var", False), _own(store, key)
+                # What AnnData before 0.8 wrote has no such attribute, and only the whole of it can be read.
+                read = anndata.experimental.read_elem_lazy if "encoding-type" in part.attrs else anndata.io.read_elem
+                x, axes = read(part), [obs, var]
+            elif raw or layer is not None:
+                _choose({}, layer, raw)
+            elif isinstance(store, zarr.Array):
                 if store.ndim != 2:
                     raise ValueError(f"it is an array of {store.ndim} dimensions, and not genes x cells")
                 x = da.from_zarr(store).T
-                names = [[str(number) for number in range(size)] for size in x.shape]
+                axes = [pd.DataFrame(index=range(size)) for size in x.shape]
             else:
-                x = anndata.experimental.read_elem_lazy(store["X"])
-                indices = (store[axis][store[axis].attrs["_index"]] for axis in ("obs", "var"))
-                names = [[str(name) for name in anndata.io.read_elem(index)] for index in indices]
+                import scanpy
+
+                for name in file or ():
+                    _own(file, name)
+                adata = scanpy.read_10x_h5(path) if file else scanpy.read_10x_mtx(path, make_unique=False)
+                x, axes = adata.X, [adata.obs, adata.var]
+            columns = (gene_column, None) if transpose else (None, gene_column)
+            names = [_names(axis, column) for axis, column in zip(axes, columns, strict=True)]
         if x.dtype.kind not in "biuf":
             raise ValueError(f"its entries are {x.dtype}, and not real numbers")
+        if sparse.issparse(x._meta if (is_lazy := hasattr(x, "dask")) else x):
+            x = x.map_blocks(_whole, meta=x._meta) if is_lazy else _whole(x)
+        # Of a matrix on disk the first block alone: all of it may take hours.
+        scaled = others and ((x.blocks[0, 0].compute() if is_lazy else x) < 0).sum()
+    except _NotThereError:
+        raise
     except Exception as error:  # HDF5, Zarr and AnnData each have errors of their own for a damaged file
+        kind = "a directory of 10x Genomics" if path.is_dir() and suffix != ".zarr" else path.suffix
         reason = " ".join(str(error).split())
-        raise ValueError(
-            f"{path} cannot be read as {path.suffix}: {reason}; write it again or check the download"
-        ) from error
-    return x.map_blocks(_whole, meta=x._meta) if sparse.issparse(x._meta) else x, names[0], names[1]
+        raise ValueError(f"{path} cannot be read as {kind}: {reason}; write it again or check the download") from error
+    if scaled:
+        warnings.warn(f"{path}: X has negative values, as scaled data have; {others}", stacklevel=3)
+    return (x.T, *names[::-1]) if transpose else (x, *names)
+
+
+class _NotThereError(ValueError):
+    """What was asked for is not in the file, which may be in order."""
+
+
+def _choose(store: Any, layer: str | None, raw: bool) -> tuple[str, str]:
+    """Where the matrix is that was asked for, and if that is X, in words, which others there are."""
+    layers = list(_own(store, "layers", False)) if "layers" in store else []
+    raws = [key for key in ("raw/X", "raw.X") if key in store]  # before AnnData 0.7 with a dot
+    key = (raws or ["raw/X"])[0] if raw else "X" if layer is None else f"layers/{layer}"
+    others = f"{other_matrices(layers, bool(raws))} layer=NAME (--layer NAME) or raw=True (--raw)"
+    is_named = layer is None or (layer in layers and not raw)
+    if key not in store or not is_named:
+        wanted = " in ".join([f"layer {layer!r}"] * (layer is not None) + ["raw"] * raw)
+        raise _NotThereError(f"{f'there is no {wanted}' if wanted else 'X is empty'}; {others}")
+    return key, others if key == "X" and (layers or raws) else ""
+
+
+def _column(name: str, columns: Sequence[str]) -> str:
+    """The name, if it is one of the columns."""
+    if name not in columns:
+        raise _NotThereError(f"there is no gene_column (--gene-column) {name!r}; columns: {some(columns, 20) or 'none'}")
+    return name
+
+
+def _names(axis: Any, column: str | None) -> list[str]:
+    """The index, or a column, of obs or var, in memory or on disk, as any version of AnnData wrote it."""
+    if not hasattr(axis, "keys"):  # records, before AnnData 0.7
+        axis = pd.DataFrame(anndata.io.read_elem(axis))
+        axis = axis.set_index(axis.columns[0])
+    if isinstance(axis, pd.DataFrame):
+        values = axis.index if column is None else axis[_column(column, list(axis))]
+    else:
+        index = np.asarray(axis.attrs["_index"]).astype(str).item()
+        others = [name for name in axis if name not in (index, "__categories")]
+        part = _own(axis, index if column is None else _column(column, others))
+        values = anndata.io.read_elem(part)
+        if "categories" in part.attrs:  # AnnData 0.7
+            values = pd.Categorical.from_codes(values, anndata.io.read_elem(_own(axis, f"__categories/{column}")))
+    decoded = [name.decode() if isinstance(name, bytes) else name for name in np.atleast_1d(values)]
+    return ["" if pd.isna(name) else str(name) for name in decoded]
+
+
+def _own(part: Any, key: str, whole: bool = True) -> Any:
+    """A part of a store; of HDF5 only without links to other files, the bytes of which would pass for expression."""
+    import h5py
+
+    for name in key.split("/"):
+        link = isinstance(part, h5py.Group) and part.get(name, getlink=True)
+        part = None if isinstance(link, h5py.SoftLink | h5py.ExternalLink) else part[name]
+        if part is None or (isinstance(part, h5py.Dataset) and (part.external or part.is_virtual)):
+            raise _NotThereError(f"{key} is a link, maybe to another file, and is not followed; copy the data into this one")
+    for name in part if whole and isinstance(part, h5py.Group) else ():
+        _own(part, name)
+    return part
 
 
 def _whole(block: Any) -> Any:

@@ -87,6 +87,22 @@ def test_an_anndata_gives_what_the_data_frame_gives(stored, dtype):
         make_dataset(table.T, EDGE)
 
 
+@pytest.mark.parametrize("stored", [np.asarray, sparse.csr_matrix, sparse.csc_matrix, da.from_array])
+def test_a_scaled_matrix_is_announced_where_there_are_others(stored, tmp_path):
+    counts = EXPRESSION.to_numpy().T
+    table = anndata.AnnData(stored(counts - 1), var=EXPRESSION[[]], layers={"counts": counts})
+    with pytest.warns(UserWarning, match=r"^X has .*counts; raw: no; choose with adata.X = ") as caught:
+        assert np.asarray(make_dataset(table, EDGE).x).tolist() == (counts.T - 1).tolist()
+    assert [warning.filename for warning in caught] == [__file__]
+    table.write_h5ad(tmp_path / "x.h5ad")
+    with pytest.warns(UserWarning, match="X has negative values"):
+        backed = make_dataset(anndata.read_h5ad(tmp_path / "x.h5ad", backed="r"), EDGE)
+    assert backed.x.tolist() == (counts.T - 1).tolist()
+    table.raw, table.X = table.copy(), None
+    with pytest.raises(ValueError, match=r"X is empty; layers: counts; raw: yes; choose with .* or adata.raw.to_adata"):
+        make_dataset(table, EDGE)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_values_are_rounded_once_and_the_callers_frame_is_left_alone(dtype):
     mine = EXPRESSION + 1 / 3
@@ -111,7 +127,18 @@ def test_other_numbers_and_names_that_are_numbers_are_taken(kind):
         (lambda e: e.astype(complex), EDGE, TypeError, "must be numeric.*complex128"),
         (lambda e: e.astype("datetime64[ns]"), EDGE, TypeError, "must be numeric.*datetime64"),
         (lambda e: e.astype("timedelta64[ns]"), EDGE, TypeError, "must be numeric.*timedelta64"),
-        (lambda e: e.to_numpy(), EDGE, TypeError, r"data frame \(genes x cells\) or an AnnData .*got ndarray"),
+        (
+            lambda e: e.to_numpy(),
+            EDGE,
+            TypeError,
+            r"data frame \(genes x cells\) or an AnnData .*got ndarray.*AnnData\(matrix",
+        ),
+        (
+            lambda e: sparse.csr_matrix(e),
+            EDGE,
+            TypeError,
+            "got csr_matrix, which has no names of genes; give pandas.DataFrame",
+        ),
         (lambda e: e.replace(0.5, np.nan), EDGE, ValueError, "expression must be finite; got nan at gene 1, cell 1"),
         (lambda e: e.replace(0.5, np.inf), EDGE, ValueError, "expression must be finite; got inf at gene 1, cell 1"),
         (lambda e: e.replace(0.5, 1e300), EDGE, ValueError, "expression must be finite; got inf"),
@@ -178,6 +205,28 @@ def test_what_was_matched_and_what_was_dropped_is_counted_and_shown():
     for wrong in edges[:3]:
         with pytest.raises(ValueError, match=r"names of the edges that .*strict=True"):
             make_dataset(frame, [("LYZ", "Cd4"), wrong], strict=True)
+
+
+@pytest.mark.parametrize(
+    ("genes", "names", "rows", "notice"),
+    [
+        (["ENSG00000066336", "B"], ["ENSG00000066336.12", "B"], [0, 1], "match a gene only without the version"),
+        (["ENSMUSG00000002111.8", "B"], ["ensmusg00000002111", "B"], [0, 1], "match a gene only without the version"),
+        (["ENSG00000066336.11", "B"], ["ENSG00000066336.12", "B"], [0, 1], "match a gene only without the version"),
+        (["ENSG00000066336.11", "ENSG00000066336.12", "B"], ["ENSG00000066336.12", "B"], [1, 2], ""),
+        (["ENSG00000066336.11", "ENSG00000066336.12", "B"], ["ENSG00000066336", "B"], [2, 2], "could be several genes"),
+        (["AC1.1", "B"], ["AC1.2", "B"], [1, 1], "are no genes"),
+        (["Dl", "sna"], ["dl", "sna"], [0, 1], "match a gene only ignoring case"),
+        (["Dl", "dl", "sna"], ["dl", "sna"], [1, 2], ""),
+    ],
+)
+def test_a_version_is_ignored_where_nothing_else_matches_and_never_in_silence(genes, names, rows, notice):
+    frame, edges = pd.DataFrame(np.eye(len(genes)), index=genes), [tuple(names), (genes[-1], genes[-1])]
+    data, notices = join(frame, edges)
+    assert data.edge_index.T.tolist()[0] == rows and notice in "".join(notices) and bool(notices) == bool(notice)
+    if notice:
+        with pytest.raises(ValueError, match=r"strict=True"):
+            make_dataset(frame, edges, strict=True)
 
 
 def test_swapped_columns_are_told_from_the_transcription_factors():

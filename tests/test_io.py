@@ -16,6 +16,7 @@ import zarr
 from examples import refused
 from hypothesis import example, given
 from hypothesis import strategies as st
+from scipy.io import mmwrite
 from scipy.sparse import csc_matrix, csr_matrix
 
 from regnet import effective_weight_on_graph, make_dataset
@@ -139,6 +140,37 @@ def test_what_is_wrong_with_a_table_is_said(write, text, words):
     refused(lambda: read_expression(path), str(path), *words)
 
 
+@pytest.mark.parametrize(
+    ("text", "left_out"),
+    [
+        ("Geneid\tLength\tc1\tc2\nA\t1421\t3\t0\nB\t1500\t9\t8\n", "Length"),
+        (
+            "Geneid\tChr\tStart\tEnd\tStrand\tc1\tc2\nA\t1;1\t5;9\t6;9\t+;+\t3\t0\nB\tX\t1\t4\t-\t9\t8\n",
+            "Chr, Start, End, Strand",
+        ),
+        ("gene,c1,c2\nA,3,0\nB,9,8\n__no_feature,7,7\n__ambiguous,1,1\n", "__no_feature, __ambiguous"),
+        ("gene,c1,c2\nN_unmapped,7,7\nN_noFeature,1,1\nA,3,0\nB,9,8\n", "N_unmapped, N_noFeature"),
+        ("symbol,ENTREZID,Description,c1,c2\nA,7,a protein,3,0\nB,8,another,9,8\n", "ENTREZID, Description"),
+    ],
+)
+def test_what_is_no_cell_and_no_gene_is_left_out_with_a_notice(write, text, left_out):
+    path = write("x.txt", text)
+    with pytest.warns(UserWarning, match=f"x.txt: left out, as no cells and no genes: {left_out}") as caught:
+        assert content(read_expression(path)) == (["A", "B"], ["c1", "c2"], [[3, 0], [9, 8]])
+    assert [warning.filename for warning in caught] == [__file__]
+
+
+def test_a_table_may_name_its_genes_elsewhere_or_hold_cells_x_genes(write):
+    path = write("x.csv", ",ensembl,name,c1\n0,E1,007,3\n1,E2,08,4\n")
+    with pytest.warns(UserWarning, match="no genes: , ensembl"):
+        assert content(read_expression(path, gene_column="name")) == (["007", "08"], ["c1"], [[3], [4]])
+    refused(lambda: read_expression(path, gene_column="gene"), "x.csv: there is no gene_column", "ensembl, name, c1")
+    path = write("x.csv", "cell,A,Start,N_unmapped\nc1,1,2,9\nc2,3,4,9\n")
+    with pytest.warns(UserWarning, match="no genes: N_unmapped$"):
+        assert content(read_expression(path, transpose=True)) == (["A", "Start"], ["c1", "c2"], [[1, 3], [2, 4]])
+    refused(lambda: read_expression(path, layer="counts"), "x.csv: there is no layer 'counts'; layers: none; raw: no")
+
+
 MISSING = ["", "NA", "nan", "#N/A", "inf", "-Infinity", "1e400"]
 TEXT = ["1_000", "0x10", "TRUE", "1+2j", "1 000", "1d5", "#DIV/0!", "\u22121", "'1'", "1e", "high"]
 
@@ -161,9 +193,9 @@ def test_text_that_is_not_utf_8_is_refused(write, encoding, read):
     refused(lambda: read(path), "a NUL character")
 
 
-@pytest.mark.parametrize("name", ["x.xlsx", "x"])
+@pytest.mark.parametrize("name", ["x.xlsx", "x", "x.loom"])
 def test_another_suffix_is_refused(write, name):
-    refused(lambda: read_expression(write(name, TABLE)), "ends in one of .csv", "convert or rename")
+    refused(lambda: read_expression(write(name, TABLE)), "ends in one of .csv", "convert or rename", "package loompy")
 
 
 @pytest.mark.parametrize("name", ["none.csv", "none.tsv.gz", "none.h5ad", "none.zarr"])
@@ -507,12 +539,120 @@ def test_a_matrix_of_anndata_is_opened_without_reading_it(store, suffix, kind):
     assert in_blocks(opened(store(kind(X), suffix))).isnan().tolist() == [True, False, True]
 
 
-def test_only_the_matrix_and_the_names_are_read(store):
-    path = store(X)
+def seurat_disk(file):
+    for axis in ("obs", "var"):
+        file[axis].attrs["encoding-version"] = "0.1.0"
+    file["uns"].attrs["encoding-type"] = "unknown"
+    del file["obsm"]
+    file["obsm"] = h5py.SoftLink("/nowhere")
+
+
+def anndata_07(file):
+    """Dense without attributes, categories apart."""
+    seurat_disk(file)
+    del file["X"], file["var/symbol"]
+    file["X"] = X
+    file["var/__categories/symbol"] = ["S2", "S1", "S0"]
+    file["var/symbol"] = np.array([2, 1, 0], dtype="i1")
+    file["var/symbol"].attrs["categories"] = file["var/__categories/symbol"].ref
+
+
+def anndata_06(file):
+    """Tables of records, and a sparse matrix with attributes of its own."""
+    del file["obs"], file["var"]
+    file["obs"] = np.array([(f"c{number}", number) for number in range(4)], dtype=[("index", "S2"), ("n", "i4")])
+    file["var"] = np.array([(f"G{n}", f"S{n}") for n in range(3)], dtype=[("index", h5py.string_dtype()), ("symbol", "S2")])
+    file["X"].attrs.clear()
+    file["X"].attrs.update({"h5sparse_format": "csr", "h5sparse_shape": X.shape})
+
+
+def other_names(file):
+    """An index of another name, in ASCII, as R writes it, and missing symbols."""
+    del file["var/_index"], file["var/symbol"]
+    file["var/genes"] = np.array([b"G0", b"G1", b"G2"], dtype=h5py.string_dtype("ascii"))
+    file["var"].attrs["_index"] = np.bytes_("genes")
+    file["var/symbol"] = np.array([b"S0", b"S1", b"S2"])
+
+
+@pytest.mark.parametrize("change", [seurat_disk, anndata_07, anndata_06, other_names])
+@pytest.mark.parametrize("suffix", [".h5ad", ".H5"])
+def test_only_the_matrix_and_the_names_are_read_as_any_version_wrote_them(store, change, suffix):
+    genes = pd.DataFrame({"symbol": ["S0", "S1", "S2"]}, index=["G0", "G1", "G2"])
+    path = store(csr_matrix(X), suffix, genes=genes)
     with h5py.File(path, "r+") as file:
-        file["uns"].attrs["encoding-type"] = "unknown"
-        file["var"].attrs["encoding-version"] = "0.1.0"
-    assert read_expression(path).shape == (4, 3)
+        change(file)
+    for options, letter in (({}, "G"), ({"gene_column": "symbol"}, "S")):
+        got = read_expression(path, **options)
+        assert got.var_names.tolist() == [f"{letter}{n}" for n in range(3)] and got.obs_names[3] == "c3"
+        assert to_memory(make_dataset(got, [(f"{letter}0", f"{letter}1")])).x.tolist() == X.T.tolist()
+
+
+@pytest.fixture
+def many(tmp_path):
+    """An AnnData with scaled X, two layers, raw with one gene more, and symbols, on disk."""
+
+    def write(suffix=".h5ad", x=X - 5):
+        genes = pd.DataFrame({"symbol": ["S0", None, "S2"]}, index=["G0", "G1", "G2"])
+        adata = anndata.AnnData(x, obs=named(4, "c"), var=genes, layers={"counts": csr_matrix(2 * X), "z": X})
+        adata.raw = anndata.AnnData(np.hstack([X, X[:, :1]]), obs=adata.obs, var=named(4, "R"))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on what AnnData will write one day
+            (adata.write_zarr if suffix == ".zarr" else adata.write_h5ad)(tmp_path / f"x{suffix}")
+        return tmp_path / f"x{suffix}"
+
+    return write
+
+
+@pytest.mark.parametrize("suffix", [".h5ad", ".zarr"])
+def test_the_matrix_is_chosen(many, store, suffix):
+    path = many(suffix)
+    counts, raw = read_expression(path, layer="counts"), read_expression(path, raw=True)
+    assert counts.X.compute().toarray().tolist() == (2 * X).tolist() and counts.var_names[2] == "G2"
+    assert raw.X[:, 3].compute().tolist() == X[:, 0].tolist() and raw.var_names[3] == "R3"
+    turned = read_expression(path, layer="counts", transpose=True)
+    assert turned.X.compute().toarray().tolist() == (2 * X).T.tolist() and turned.var_names[3] == "c3"
+    others = "layers: counts, z; raw: yes; choose with layer=NAME (--layer NAME) or raw=True (--raw)"
+    with pytest.warns(UserWarning, match=re.escape(f"x{suffix}: X has negative values, as scaled data have; {others}")):
+        assert read_expression(path).X.compute().tolist() == (X - 5).tolist()
+    for options, what in (({"layer": "Z"}, "layer 'Z'"), ({"layer": "z", "raw": True}, "layer 'z' in raw")):
+        refused(lambda options=options: read_expression(path, **options), f"x{suffix}: there is no {what}; {others}")
+    refused(lambda: read_expression(path, layer="z", gene_column="name"), "no gene_column", "'name'; columns: symbol")
+    refused(lambda: read_expression(path, layer="z", gene_column="symbol"), "gene 2 has none")
+    refused(lambda: read_expression(many(suffix, None)), f"x{suffix}: X is empty; {others}")
+    assert (read_expression(store(X - 5)).X.compute() == X - 5).all(), "without a notice, for there is no other"
+
+
+def cell_ranger(path, kind):
+    """Counts (X as whole numbers) as Cell Ranger writes them: an .h5, or a folder as of version 2 or 3."""
+    counts, genes, cells = csc_matrix(X.T.astype("i4")), ["E0", "E1", "E2"], [f"c{number}" for number in range(4)]
+    columns = {"id": genes, "name": ["A", "B", "B"], "feature_type": ["Gene Expression"] * 3}
+    if kind == ".h5":
+        with h5py.File(path / "x.h5", "w") as file:
+            for name in ("data", "indices", "indptr", "shape"):
+                file[f"matrix/{name}"] = getattr(counts, name)
+            file["matrix/barcodes"] = np.array(cells, dtype="S")
+            for name, values in columns.items():
+                file[f"matrix/features/{name}"] = np.array(values, dtype="S")
+        return path / "x.h5"
+    mmwrite(path / "matrix.mtx", counts)
+    (path / "barcodes.tsv").write_text("\n".join(cells))
+    lines = zip(*list(columns.values())[:kind], strict=True)
+    (path / ("genes.tsv" if kind == 2 else "features.tsv")).write_text("\n".join(map("\t".join, lines)))
+    for file in list(path.iterdir()) if kind == 3 else ():
+        (path / f"{file.name}.gz").write_bytes(gzip.compress(file.read_bytes()))
+        file.unlink()
+    return path
+
+
+@pytest.mark.parametrize("kind", [2, 3, ".h5"])
+def test_10x_is_read_by_its_identifiers_where_symbols_repeat(tmp_path, kind):
+    refused(lambda: read_expression(tmp_path), "cannot be read as a directory of 10x Genomics: ", "matrix.mtx")
+    path = cell_ranger(tmp_path, kind)
+    got = read_expression(path, gene_column="gene_ids")
+    assert (got.var_names[2], got.obs_names[3], got.X.toarray().tolist()) == ("E2", "c3", X.astype(int).tolist())
+    refused(lambda: read_expression(path), "more than once: B;", 'gene_column="gene_ids" (--gene-column gene_ids)')
+    refused(lambda: read_expression(path, raw=True), f"{path}: there is no raw; layers: none; raw: no")
+    assert read_expression(path, transpose=True).shape == (3, 4)
 
 
 def test_a_plain_array_is_genes_x_cells_and_its_genes_are_numbered(tmp_path):
@@ -557,9 +697,8 @@ def test_other_kinds_of_numbers_on_disk_are_taken(store, kind):
         lambda path: path.write_bytes(b"\x89HDF\r\n\x1a\n and then nothing"),
         lambda path: h5py.File(path, "w").create_dataset("X", data=X).file.close(),
         lambda path: h5py.File(path, "w").create_dataset("matrix", data=X).file.close(),
-        lambda path: anndata.AnnData(obs=named(4, "c"), var=named(3, "G")).write_h5ad(path),
     ],
-    ids=["damaged", "no names", "another program's", "no matrix"],
+    ids=["damaged", "no names", "another program's"],
 )
 def test_another_hdf5_file_is_refused(tmp_path, write_other):
     write_other(tmp_path / "x.h5ad")

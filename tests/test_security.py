@@ -12,14 +12,17 @@ import re
 from pathlib import Path
 
 import anndata
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.sparse import csr_matrix
 from typer.testing import CliRunner
 
 from regnet import RegNet
 from regnet.cli import app
+from regnet.io import read_expression
 
 ROOT = Path(__file__).parents[1]
 PATTERNS = ("regnet/*.py", "tools/*.py", "_ext/*.py", "experiments/*.py", "benchmarks/*.py", "book/*.md")
@@ -102,6 +105,40 @@ def test_code_in_an_h5ad_file_is_not_run(trap, shrink):
     table.obs["trap"] = [pickle.dumps(Code(trap), protocol=0).decode("ascii")] * 3
     table.write_h5ad("x.h5ad")
     assert shrink("x.h5ad").exit_code == 0 and not trap.exists()
+
+
+REDIRECT = {
+    "external": lambda file, name, secret, old: file.__setitem__(name, h5py.ExternalLink(secret, name)),
+    "soft": lambda file, name, secret, old: file.update({name: h5py.SoftLink("/a"), "a": h5py.ExternalLink(secret, name)}),
+    "storage": lambda file, name, secret, old: file.create_dataset(name, *old, external=[(secret, 0, h5py.h5f.UNLIMITED)]),
+}
+
+
+@pytest.mark.parametrize("name", ["X/data", "raw", "var/_index", "obs", "layers", "layers/z/indices", "matrix/data"])
+@pytest.mark.parametrize("link", ["external", "soft", "storage", "virtual"])
+def test_an_hdf5_file_opens_no_other_file(tmp_path, name, link):
+    """Of AnnData or, without obs, of 10x: what is there is replaced by the same of another file."""
+    table, path = annotated(), tmp_path / ("x.h5" if "matrix" in name else "x.h5ad")
+    table.X = table.layers["z"] = csr_matrix(table.X)
+    table.raw = table
+    table.write_h5ad(path)
+    with h5py.File(path, "r+") as file:
+        if "matrix" in name:
+            del file["obs"]
+            file.move("X", "matrix")
+        if link in ("storage", "virtual") and isinstance(file[name], h5py.Group):
+            name = {"raw": "raw/X/data", "obs": "obs/_index", "layers": "layers/z/data"}[name]
+        old = getattr(file[name], "shape", None), getattr(file[name], "dtype", None)
+        (tmp_path / "secret").write_bytes(path.read_bytes())
+        del file[name]
+        if link == "virtual":
+            layout = h5py.VirtualLayout(*old)
+            layout[:] = h5py.VirtualSource(tmp_path / "secret", name, *old[:1])
+            file.create_virtual_dataset(name, layout)
+        else:
+            REDIRECT[link](file, name, str(tmp_path / "secret"), old)
+    with pytest.raises(ValueError, match=r"x\.h5(ad)?: \S+ is a link, maybe to another file"):
+        read_expression(path, layer="z" if "z" in name else None, raw="raw" in name)
 
 
 def test_code_in_a_table_is_text(trap, shrink):
