@@ -374,19 +374,20 @@ def _read_table(path: Path, dtype: Any) -> tuple[list[str], pd.DataFrame]:
         is_gzip = head.read(2) == b"\x1f\x8b"  # by its content: a suffix may be wrong
     try:
         with _Text(gzip.open(path) if is_gzip else path.open("rb"), encoding="utf-8-sig") as file:
-            lines: Iterator[tuple[int, str]] = ((number, line) for number, line in enumerate(file) if line.strip())
-            comment, (start, first) = None, next(lines, (0, ""))
+            lines = ((number, line) for number, line in enumerate(file) if line.strip())
+            comment, above, (begin, first) = "", 0, next(lines, (0, ""))
             while first.startswith("#"):
-                comment, (start, first) = (start, first), next(lines, (0, ""))
+                comment, above, (begin, first) = first, begin, next(lines, (0, ""))
             separator = max("\t,;", key=first.count)
-            if comment and _is_header(comment[1], first, separator):
-                lines, (start, first) = chain([(start, first)], lines), comment
-            rows = csv.reader(chain([first.lstrip("#")], (line for _, line in lines)), delimiter=separator)
+            table = chain([first], (line for _, line in lines))
+            if comment and _is_header(comment, first, separator):
+                table, begin = chain([comment.lstrip("#")], table), above
+            rows = csv.reader(table, delimiter=separator)
             header, second = next(rows), next(rows, [])
             if len(second) == len(header) + 1:
                 header = ["", *header]  # R's write.table names no column for the row names
             file.seek(0)
-            for _ in range(start):
+            for _ in range(begin):
                 file.readline()
             # na_filter=False: NA is a gene; round_trip: a number as it is written, to the last digit.
             options = {"dtype": dtype, "na_filter": False, "low_memory": False, "float_precision": "round_trip"}
