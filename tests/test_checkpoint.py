@@ -98,6 +98,7 @@ class Model(nn.Module):
         lambda w: w,
         lambda w: {"epoch": 3, "state_dict": w, "optimizer": {"state": {0: {"exp_avg": torch.ones(2, 2)}}, "lr": [1e-3]}},
         lambda w: {"model": {f"module.{key}": value for key, value in w.items()}},
+        lambda w: w.update(again=w) or w,  # without an end
         lambda w: w | {"half": torch.ones(2).half(), "count": torch.tensor(3)},
     ],
 )

@@ -51,7 +51,9 @@ def test_a_trend_without_variation_is_undefined_without_a_warning(table, change,
 def test_a_value_outside_the_range_of_the_untrained_is_beyond(table):
     up = table["in_degree"].rank(method="first").to_numpy() / 100
     for control, verdict in ((1 - up, "beyond"), (up, "within")):
-        compared = compare_trends(table.assign(w_eff=up), np.stack([control, 0.99 * control]))
+        compared = compare_trends(table.assign(w_eff=up), np.stack([control, 1 - up]))
+        value, low, high = compared.loc["in-degree"]
+        assert -low == pytest.approx(value) and high == pytest.approx(value if control is up else -value)
         lines = summary(Weights(table, None, compared), "all edges")
         assert [line.split()[-1] for line in lines if "trend   in-degree  " in line] == [verdict]
 
