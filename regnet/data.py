@@ -220,7 +220,7 @@ def _match(names: Iterable[str], genes: Sequence[str], of: str) -> tuple[dict[st
             r"^(ens[a-z]*\d{6,})\.\d+$", r"\1", name.casefold()
         ),
     }
-    found = {what: defaultdict(list) for what in ways}
+    found: dict[str, defaultdict[str, list[int]]] = {what: defaultdict(list) for what in ways}
     for row, gene in enumerate(genes):
         for what, key in ways.items():
             found[what][key(gene)].append(row)

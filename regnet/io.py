@@ -345,7 +345,7 @@ def _choose(store: Any, layer: str | None, raw: bool) -> tuple[str, str]:
     key = (raws or ["raw/X"])[0] if raw else "X" if layer is None else f"layers/{layer}"
     others = f"{other_matrices(layers, bool(raws))} layer=NAME (--layer NAME) or raw=True (--raw)"
     is_named = layer is None or (layer in layers and not raw)
-    if key not in store or not is_named or store[key].attrs.get("encoding-type") == "null":
+    if key not in store or not is_named:
         wanted = " in ".join([f"layer {layer!r}"] * (layer is not None) + ["raw"] * raw)
         raise _NotThereError(f"{f'there is no {wanted}' if wanted else 'X is empty'}; {others}")
     return key, others if key == "X" and (layers or raws) else ""
