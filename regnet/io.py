@@ -288,8 +288,11 @@ def _is_numeric(column: pd.Series) -> bool:
 
 def _check_no_matrix(where: Any, header: list[str], body: pd.DataFrame) -> None:
     """Raise for a table of nothing but numbers beside the names of its rows."""
-    has_names = not _is_numeric(body[0]) or set(header[1:]) <= set(body[0])
-    if len(header) > 2 and has_names and all(_is_numeric(body[at]) for at in range(1, len(header))):
+    if (
+        len(header) > 2
+        and all(_is_numeric(body[at]) for at in range(len(header) - 1, 0, -1))
+        and (not _is_numeric(body[0]) or set(header[1:]) <= set(body[0]))
+    ):
         raise ValueError(
             f"{where}: expected edges, one pair a line; got a matrix of {len(body)} x {len(header) - 1}; melt it, where "
             'rows are regulators with pandas.read_csv(file, index_col=0).rename_axis("source").melt(ignore_index=False, '
