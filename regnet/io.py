@@ -23,7 +23,7 @@ from torch_geometric.data import Data
 
 from regnet.checks import check_gene_names, check_memory, other_matrices, some
 
-_SUFFIXES = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz", ".h5ad", ".zarr", ".h5")
+_SUFFIXES = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz", ".h5ad", ".zarr", ".h5", ".loom")
 # Headers of the tools people use, the best first, as `_key` spells them; a gene is the target beside a regulator.
 _KNOWN = {
     "regulator": "sourcegenesymbol tfgenesymbol tfsymbol regulatorgenename regulatorgene regulatorygene tfgene tfname tf "
@@ -63,7 +63,8 @@ def read_expression(
         path: a table of genes x cells, ``.csv``, ``.tsv`` or ``.txt``, with ``.gz`` or without: cells in the header, genes
             in the first column, tabs, commas or semicolons between. Or AnnData's ``.h5ad`` or ``.zarr`` (cells x genes), or
             a plain array in ``.zarr`` (genes x cells, which are numbered); the matrices of these stay on disk. Or the genes
-            of 10x Genomics, an ``.h5`` or a folder with ``matrix.mtx``, read by scanpy.
+            of 10x Genomics, an ``.h5`` or a folder with ``matrix.mtx``, read by scanpy. Or ``.loom``, read by anndata if
+            the package loompy is installed.
         layer: the layer of an AnnData to read instead of ``X``.
         raw: whether to read its ``raw`` instead.
         gene_column: the column of ``var`` or of the table that names the genes.
@@ -94,9 +95,9 @@ def read_expression(
     if not path.name.lower().endswith(_SUFFIXES) and not path.is_dir():
         raise ValueError(
             f"{path}: expected a folder with matrix.mtx or an expression file that ends in one of {', '.join(_SUFFIXES)}; "
-            "convert or rename it (.loom: anndata.io.read_loom, with the package loompy, and write_h5ad)"
+            "convert or rename it"
         )
-    is_table = not path.is_dir() and path.suffix.lower() not in (".h5ad", ".zarr", ".h5")
+    is_table = not path.is_dir() and path.suffix.lower() not in (".h5ad", ".zarr", ".h5", ".loom")
     try:
         x, cells, genes = (_read_matrix if is_table else _open_matrix)(path, layer, raw, gene_column, transpose)
         check_gene_names(genes)
@@ -468,13 +469,13 @@ def _open_matrix(path: Path, layer: str | None, raw: bool, gene_column: str | No
         with warnings.catch_warnings(), nullcontext() if path.is_dir() else h5py.File(path) as file:
             warnings.simplefilter("ignore")  # on old formats, and names that are there twice
             store = zarr.open(path, mode="r") if suffix == ".zarr" else file
-            if isinstance(store, h5py.File | zarr.Group) and (suffix != ".h5" or "obs" in store):
+            if isinstance(store, h5py.File | zarr.Group) and (suffix not in (".h5", ".loom") or "obs" in store):
                 obs, (key, others) = _own(store, "obs", False), _choose(store, layer, raw)
                 var, part = _own(store, key[:-1] + "var" if raw else "var", False), _own(store, key)
                 # What AnnData before 0.8 wrote has no such attribute, and only the whole of it can be read.
                 read = anndata.experimental.read_elem_lazy if "encoding-type" in part.attrs else anndata.io.read_elem
                 x, axes = read(part), [obs, var]
-            elif raw or layer is not None:
+            elif suffix != ".loom" and (raw or layer is not None):
                 _choose({}, layer, raw)
             elif isinstance(store, zarr.Array):
                 if store.ndim != 2:
@@ -486,7 +487,11 @@ def _open_matrix(path: Path, layer: str | None, raw: bool, gene_column: str | No
 
                 for name in file or ():
                     _own(file, name)
-                adata = scanpy.read_10x_h5(path) if file else scanpy.read_10x_mtx(path, make_unique=False)
+                if suffix == ".loom":
+                    _choose({**store, "X": None, f"layers/{layer}": None}, layer, raw)
+                    adata = anndata.io.read_loom(path, X_name=layer or "")
+                else:
+                    adata = scanpy.read_10x_h5(path) if file else scanpy.read_10x_mtx(path, make_unique=False)
                 x, axes = adata.X, [adata.obs, adata.var]
             columns = (gene_column, None) if transpose else (None, gene_column)
             names = [_names(axis, column) for axis, column in zip(axes, columns, strict=True)]
@@ -498,6 +503,8 @@ def _open_matrix(path: Path, layer: str | None, raw: bool, gene_column: str | No
         scaled = others and ((x.blocks[0, 0].compute() if is_lazy else x) < 0).sum()
     except _NotThereError:
         raise
+    except ImportError as error:
+        raise _NotThereError(f"{suffix} needs a package that is not installed ({error}): pip install loompy") from error
     except Exception as error:  # HDF5, Zarr and AnnData each have errors of their own for a damaged file
         kind = "a directory of 10x Genomics" if path.is_dir() and suffix != ".zarr" else path.suffix
         reason = " ".join(str(error).split())

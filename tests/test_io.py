@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import re
+import sys
 import warnings
 
 import anndata
@@ -193,9 +194,9 @@ def test_text_that_is_not_utf_8_is_refused(write, encoding, read):
     refused(lambda: read(path), "a NUL character")
 
 
-@pytest.mark.parametrize("name", ["x.xlsx", "x", "x.loom"])
+@pytest.mark.parametrize("name", ["x.xlsx", "x"])
 def test_another_suffix_is_refused(write, name):
-    refused(lambda: read_expression(write(name, TABLE)), "ends in one of .csv", "convert or rename", "package loompy")
+    refused(lambda: read_expression(write(name, TABLE)), "ends in one of .csv", "convert or rename")
 
 
 @pytest.mark.parametrize("name", ["none.csv", "none.tsv.gz", "none.h5ad", "none.zarr"])
@@ -734,3 +735,21 @@ def test_a_block_of_zarr_that_is_cut_off_is_refused_and_one_that_is_missing_is_z
 
 def test_a_tensor_stays_as_it_is(tiny_data):
     assert to_memory(tiny_data) is tiny_data
+
+
+@pytest.mark.filterwarnings("ignore:pkg_resources is deprecated", "ignore::DeprecationWarning")  # of loompy
+def test_loom_is_read_where_loompy_is_installed(tmp_path, monkeypatch):
+    path = tmp_path / "x.LOOM"
+    with h5py.File(path, "w") as file:
+        file["matrix"], file["layers/spliced"] = np.arange(6.0).reshape(2, 3), np.ones((2, 3))
+        for name, values in {"row_attrs/Gene": "AB", "row_attrs/Accession": "EF", "col_attrs/CellID": "xyz"}.items():
+            file[name] = np.array(list(values), dtype="S")
+        for name in ("row_graphs", "col_graphs", "attrs"):
+            file.create_group(name)
+    adata = read_expression(path)
+    assert [*adata.var_names] == ["A", "B"] and [*adata.obs_names] == ["x", "y", "z"] and adata.X.toarray()[2, 1] == 5
+    adata = read_expression(path, layer="spliced", gene_column="Accession")
+    assert [*adata.var_names] == ["E", "F"] and (adata.X.toarray() == 1).all()
+    refused(lambda: read_expression(path, layer="no"), "no layer 'no'; layers: spliced")
+    monkeypatch.setitem(sys.modules, "loompy", None)
+    refused(lambda: read_expression(path), "pip install loompy")
