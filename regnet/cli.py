@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import signal
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 from rich.console import Console
@@ -35,11 +36,81 @@ app = typer.Typer(cls=_Program, no_args_is_help=True)
 
 _option = partial(typer.Option, show_default=False)
 Name = Annotated[str | None, typer.Argument(metavar="NAME", help="One of `regnet datasets`.", show_default=False)]
-Expression = Annotated[Path | None, _option(metavar="FILE", help="Genes x cells: CSV, TSV, .gz, .h5ad, .zarr.")]
-Edges = Annotated[Path | None, _option(metavar="FILE", help="Columns regulator, target (and Label).")]
+Expression = Annotated[Path | None, _option(metavar="FILE", help="CSV, TSV, .h5ad, .zarr, 10x or .loom.")]
+Layer = Annotated[str | None, _option(metavar="NAME", help="A layer of the AnnData, not X.")]
+Raw = Annotated[bool, _option("--raw", metavar="", help="raw of the AnnData, not X.")]
+GeneColumn = Annotated[str | None, _option(metavar="NAME", help="Column that names the genes.")]
+Transpose = Annotated[bool, _option("--transpose", metavar="", help="The file has cells in place of genes.")]
+Edges = Annotated[Path | None, _option(metavar="FILE", help="Regulator, target (and weight or Label).")]
+RegulatorCol = Annotated[str | None, _option(metavar="NAME", help="Column of the regulators.")]
+TargetCol = Annotated[str | None, _option(metavar="NAME", help="Column of the targets.")]
+MinWeight = Annotated[float | None, _option(metavar="X", help="Least absolute weight of an edge.")]
 Tfs = Annotated[Path | None, _option(metavar="FILE", help="Transcription factors, one a line.")]
 Controls = Annotated[int, _option(metavar="N", min=0, help="Untrained layers to compare with, 100.")]
 Force = Annotated[bool, _option("--force", metavar="", help="Replace earlier outputs.")]
+
+
+class Input(NamedTuple):
+    """Where the data set comes from, and how its files are read."""
+
+    name: str | None
+    expression: Path | None
+    how: dict[str, Any]
+    edges: Path | None
+    columns: dict[str, Any]
+    tfs: Path | None
+
+    def check(self) -> None:
+        """Refuse options that do not go together."""
+        from regnet.data import dataset_names
+
+        name, path = self.name, Path(str(self.name))
+        if name and not self.expression and name not in dataset_names() and (path.suffix or path.is_file()):
+            raise typer.BadParameter(_printable(f"{name} looks like a file, not like a data set: use --expression {name}"))
+        if (name is None) == (self.expression is None):
+            raise typer.BadParameter("give either NAME, a data set that `regnet datasets` lists, or --expression")
+        if self.expression and not self.edges:
+            raise typer.BadParameter("--expression needs --edges")
+        for needed, options in (("expression", self.how), ("edges", self.columns | {"tfs": self.tfs})):
+            if getattr(self, needed) is None and (
+                alone := [key for key, value in options.items() if value not in (None, False)]
+            ):
+                option = {"regulator": "regulator-col", "target": "target-col"}.get(alone[0], alone[0].replace("_", "-"))
+                raise typer.BadParameter(f"--{option} needs --{needed}")
+
+    def called(self) -> str:
+        """A name for the folder of the outputs."""
+        from regnet.io import dataset_name
+
+        called = self.name or dataset_name(str(self.expression))
+        if called in ("", ".", ".."):
+            raise typer.BadParameter(_printable(f"no folder can be called after {self.expression}: give --out"))
+        return called
+
+    def load(self, dtype: torch.dtype | None = None) -> Data:
+        """The data set, with notices on how files were read and names were matched."""
+        from regnet.data import join, load_dataset
+        from regnet.io import dataset_name, read_expression, read_names, read_network
+
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            if self.name:
+                source, genes = (data := load_dataset(self.name, dtype=dtype)), data.gene_names
+            else:
+                source = read_expression(str(self.expression), **self.how)
+                genes = source.var_names
+        notices = [str(warning.message) for warning in caught if warning.category is UserWarning]
+        if not self.edges:
+            return source
+        network = read_network(self.edges, genes=genes, **self.columns)
+        tfs = read_names(self.tfs) if self.tfs else None
+        data, more = join(source, network.table, tfs, name=dataset_name(str(self.expression)), dtype=dtype)
+        for notice in [*notices, *network.notices, *more]:
+            _say(f"Notice: {notice}", err=True)
+        data.listed_edges = len(network.table)
+        if not self.name:
+            data.cell_names = list(source.obs_names)
+        return data
 
 
 def _show_version(asked: bool) -> None:
@@ -82,7 +153,14 @@ def datasets() -> None:
 def pretrain(
     name: Name = None,
     expression: Expression = None,
+    layer: Layer = None,
+    raw: Raw = False,
+    gene_column: GeneColumn = None,
+    transpose: Transpose = False,
     edges: Edges = None,
+    regulator_col: RegulatorCol = None,
+    target_col: TargetCol = None,
+    min_weight: MinWeight = None,
     tfs: Tfs = None,
     seed: Annotated[int, typer.Option(metavar="N", help="Of split, weights and negatives.")] = 0,
     epochs: Annotated[int, typer.Option(metavar="N", min=1, help="Passes over the graph.")] = 200,
@@ -97,7 +175,10 @@ def pretrain(
 
     Example: regnet pretrain pbmc68k --epochs 100
     """
-    _check_input(name, expression, edges, tfs)
+    how = {"layer": layer, "raw": raw, "gene_column": gene_column, "transpose": transpose}
+    columns = {"regulator": regulator_col, "target": target_col, "min_weight": min_weight}
+    given = Input(name, expression, how, edges, columns, tfs)
+    given.check()
     if resume and force:
         raise typer.BadParameter("--resume goes on and --force starts over: give one of them")
     from regnet.io import to_memory
@@ -105,7 +186,7 @@ def pretrain(
     from regnet.training import pretrain as train
     from regnet.writing import output_lock
 
-    out = out or Path("pretrain_outputs") / _called(name, expression) / "pretrain"
+    out = out or Path("pretrain_outputs") / given.called() / "pretrain"
     kept = out / "training" / "last.ckpt"
     with _errors_in_one_line():
         finished = not kept.is_file() and all((out / file).is_file() for file in REPORT_FILES)
@@ -114,7 +195,7 @@ def pretrain(
                 raise FileExistsError(f"{out} holds an interrupted training; go on with --resume or start over with --force")
         elif not force and not (resume and finished):
             _refuse_to_replace(out, REPORT_FILES)
-        data = to_memory(_load(name, expression, edges, tfs))
+        data = to_memory(given.load())
         if resume and finished:
             _check_finished(out, data, seed, epochs)
             _say(f"already finished: {out}")
@@ -135,10 +216,17 @@ def pretrain(
 
 @app.command()
 def shrinkage(
-    checkpoint: Annotated[Path, _option(metavar="FILE", help="A state dict, as regnet_pretrained.pth.")],
+    checkpoint: Annotated[Path, _option(metavar="FILE", help="A state dict.")],
     name: Name = None,
     expression: Expression = None,
+    layer: Layer = None,
+    raw: Raw = False,
+    gene_column: GeneColumn = None,
+    transpose: Transpose = False,
     edges: Edges = None,
+    regulator_col: RegulatorCol = None,
+    target_col: TargetCol = None,
+    min_weight: MinWeight = None,
     tfs: Tfs = None,
     layer_name: Annotated[str | None, _option(metavar="NAME", help="Else graphsage.layers.0.agg.")] = None,
     controls: Controls = 100,
@@ -151,20 +239,25 @@ def shrinkage(
 
     Example: regnet shrinkage --expression x.csv --edges e.csv --checkpoint m.pth
     """
-    _check_input(name, expression, edges, tfs)
+    how = {"layer": layer, "raw": raw, "gene_column": gene_column, "transpose": transpose}
+    columns = {"regulator": regulator_col, "target": target_col, "min_weight": min_weight}
+    given = Input(name, expression, how, edges, columns, tfs)
+    given.check()
     from regnet.checkpoint import load_layers
     from regnet.report import SHRINKAGE_FILES, layer_input, summary, weigh, write_h5ad, write_shrinkage
     from regnet.writing import output_lock
 
-    out = out or Path("shrinkage_outputs") / _called(name, expression)
+    out = out or Path("shrinkage_outputs") / given.called()
     is_h5ad = out.suffix.lower() == ".h5ad"
     with _errors_in_one_line():
+        if is_h5ad and transpose:
+            raise ValueError("with --transpose the genes are not in var: give a folder as --out")
         if not force:
             _refuse_to_replace(*((out.parent, (out.name,)) if is_h5ad else (out, SHRINKAGE_FILES)))
         layers, notices = load_layers(checkpoint, layer_name)
         for notice in notices:
             _say(f"Notice: {notice}", err=True)
-        data = _load(name, expression, edges, tfs, next(layers[0].parameters()).dtype)
+        data = given.load(next(layers[0].parameters()).dtype)
         num_edges = data.edge_index.size(1)
         with output_lock(out.with_name(f".{out.name}.unfinished") if is_h5ad else out) as folder:  # before hours of work
             with _progress_of_blocks(data) as bar:
@@ -172,7 +265,7 @@ def shrinkage(
             if is_h5ad:
                 source = expression if expression and expression.suffix.lower() == ".h5ad" else None
                 about = {"graph": edges.name if edges else name, "edges": num_edges}
-                if absent := write_h5ad(out, folder, weights, data, source, about):
+                if absent := write_h5ad(out, folder, weights, data, source, about, gene_column):
                     _say(f"Notice: genes of the table that var lacks: {absent} of {len(weights.table)}", err=True)
             else:
                 write_shrinkage(out, weights)
@@ -189,50 +282,6 @@ def _say(text: str, *, err: bool = False) -> None:
 def _printable(text: str) -> str:
     """With control characters, by which a name could command the terminal, as Python writes them."""
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
-
-
-def _check_input(name: str | None, expression: Path | None, edges: Path | None, tfs: Path | None) -> None:
-    from regnet.data import dataset_names
-
-    is_file = bool(name) and (bool(Path(str(name)).suffix) or Path(str(name)).is_file())
-    if name and not expression and name not in dataset_names() and is_file:
-        raise typer.BadParameter(_printable(f"{name} looks like a file, not like a data set: use --expression {name}"))
-    if (name is None) == (expression is None):
-        raise typer.BadParameter("give either NAME, a data set that `regnet datasets` lists, or --expression")
-    if expression and not edges:
-        raise typer.BadParameter("--expression needs --edges")
-    if tfs and not edges:
-        raise typer.BadParameter("--tfs needs --edges")
-
-
-def _called(name: str | None, expression: Path | None) -> str:
-    from regnet.io import dataset_name
-
-    called = name or dataset_name(str(expression))
-    if called in ("", ".", ".."):
-        raise typer.BadParameter(_printable(f"no folder can be called after {expression}: give --out"))
-    return called
-
-
-def _load(
-    name: str | None, expression: Path | None, edges: Path | None, tfs: Path | None, dtype: torch.dtype | None = None
-) -> Data:
-    """The data set of the options, with notices on how names were matched."""
-    from regnet.data import join, load_dataset
-    from regnet.io import dataset_name, read_expression, read_names, read_network
-
-    source = load_dataset(name, dtype=dtype) if name else read_expression(str(expression))
-    if not edges:
-        return source
-    table, notices = read_network(edges, genes=source.gene_names if name else source.var_names)
-    called = dataset_name(str(expression))
-    data, more = join(source, table, read_names(tfs) if tfs else None, name=called, dtype=dtype)
-    for notice in notices + more:
-        _say(f"Notice: {notice}", err=True)
-    data.listed_edges = len(table)
-    if not name:
-        data.cell_names = list(source.obs_names)
-    return data
 
 
 def _progress_of_blocks(data: Data) -> AbstractContextManager[object]:
@@ -256,7 +305,7 @@ def _resumable(kept: Path, force: bool) -> Iterator[None]:
         yield
         kept.unlink()  # the last of all: while it is there, the training is not finished
     except (KeyboardInterrupt, SystemExit) as stop:
-        typer.echo(f"Stopped; {goes_on if kept.is_file() else 'nothing was kept yet'}", err=True)
+        _say(f"Stopped; {goes_on if kept.is_file() else 'nothing was kept yet'}", err=True)
         raise typer.Exit(130 if isinstance(stop, KeyboardInterrupt) else 143) from None
     except OSError as error:
         raise OSError(f"{error}; then {goes_on}" if kept.is_file() else error) from error

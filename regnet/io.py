@@ -488,13 +488,13 @@ def _open_matrix(path: Path, layer: str | None, raw: bool, gene_column: str | No
                 for name in file or ():
                     _own(file, name)
                 if suffix == ".loom":
-                    _choose({**store, "X": None, f"layers/{layer}": None}, layer, raw)
+                    _choose(dict(file or {}) | {"X": None, f"layers/{layer}": None}, layer, raw)
                     adata = anndata.io.read_loom(path, X_name=layer or "")
                 else:
                     adata = scanpy.read_10x_h5(path) if file else scanpy.read_10x_mtx(path, make_unique=False)
                 x, axes = adata.X, [adata.obs, adata.var]
             columns = (gene_column, None) if transpose else (None, gene_column)
-            names = [_names(axis, column) for axis, column in zip(axes, columns, strict=True)]
+            names = [names_of(axis, column) for axis, column in zip(axes, columns, strict=True)]
         if x.dtype.kind not in "biuf":
             raise ValueError(f"its entries are {x.dtype}, and not real numbers")
         if sparse.issparse(x._meta if (is_lazy := hasattr(x, "dask")) else x):
@@ -538,7 +538,7 @@ def _column(name: str, columns: Sequence[str]) -> str:
     return name
 
 
-def _names(axis: Any, column: str | None) -> list[str]:
+def names_of(axis: Any, column: str | None) -> list[str]:
     """The index, or a column, of obs or var, in memory or on disk, as any version of AnnData wrote it."""
     if not hasattr(axis, "keys"):  # records, before AnnData 0.7
         axis = pd.DataFrame(anndata.io.read_elem(axis))

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import torch
 from anndata import AnnData
-from anndata.io import read_elem, write_elem
+from anndata.io import write_elem
 from torch import Tensor
 from torch.nn import Module
 from torch_geometric.data import Data
@@ -27,6 +27,7 @@ from regnet import figures
 from regnet.checks import some
 from regnet.engine import output_on_graph, sensitivities_on_graph
 from regnet.graph import in_degree
+from regnet.io import names_of
 from regnet.layers import Layer
 from regnet.training import Pretrained
 from regnet.trends import compare_trends, untrained_weights
@@ -151,7 +152,15 @@ def write_shrinkage(folder: str | Path, weights: Weights) -> None:
     write_files(Path(folder), _shrinkage_files(weights))
 
 
-def write_h5ad(place: Path, folder: Path, weights: Weights, data: Data, source: Path | None, about: dict[str, Any]) -> int:
+def write_h5ad(
+    place: Path,
+    folder: Path,
+    weights: Weights,
+    data: Data,
+    source: Path | None,
+    about: dict[str, Any],
+    gene_column: str | None = None,
+) -> int:
     """Write the table by gene name into ``var`` of a copy of an ``.h5ad`` or of a new one; how many genes that lacks."""
     unfinished = folder / ".copy.unfinished"
     with explain_write_errors(place.parent):
@@ -166,7 +175,7 @@ def write_h5ad(place: Path, folder: Path, weights: Weights, data: Data, source: 
                 var, uns = store["var"], store.require_group("uns")
                 if isinstance(var, h5py.Dataset):
                     raise ValueError(f"{source} was written before AnnData 0.7; write it again with write_h5ad")
-                names = read_elem(var[var.attrs["_index"]])
+                names = names_of(var, gene_column)
                 if not len(known := weights.table.index.intersection(names)):
                     raise ValueError(f"{source}: no name in var is a gene of the table; var has {some(names)}")
                 for column, values in weights.table.reindex(names).items():

@@ -318,6 +318,38 @@ def test_shrinkage_into_an_h5ad_fills_var_and_keeps_the_rest(run, files, trained
             assert "odd" in store["uns"] and np.nanmax(store["var/w_eff"]) == pytest.approx(expected["w_eff"].max())
 
 
+def test_matrix_names_and_columns_are_chosen_as_asked(run, files, trained):
+    folder, genes = files
+    arguments = ["shrinkage", "--checkpoint", trained[0], "--controls", 0, "--force"]
+    plain = [*arguments, "--expression", folder / "x.h5ad", "--edges", folder / "edges.tsv", "--out", "plain"]
+    assert run(*plain).exit_code == 0
+    adata = anndata.read_h5ad(folder / "x.h5ad")
+    adata.layers["log"], adata.var["symbol"] = adata.X, genes
+    adata.raw = adata.copy()
+    adata.X, adata.var_names = -adata.X.toarray(), [f"ENSG{gene:011d}" for gene in range(len(genes))]
+    adata.T.write_h5ad(folder / "turned.h5ad")
+    adata.write_h5ad(folder / "x.h5ad")
+    edges = pd.read_csv(folder / "edges.tsv", sep="\t", keep_default_na=False)
+    edges = edges.rename(columns={"source": "b", "Target": "a"})[["a", "b", "Label"]]
+    weak = pd.DataFrame({"a": [genes[0]], "b": [genes[1]], "Label": [0]})
+    pd.concat([edges, weak]).rename(columns={"Label": "weight"}).to_csv(folder / "edges.tsv", sep="\t", index=False)
+    network = ["--edges", folder / "edges.tsv", "--regulator-col", "b", "--target-col", "a", "--min-weight", 0.5]
+    file = ["--expression", folder / "x.h5ad"]
+    for how in (["--layer", "log", "--gene-column", "symbol"], ["--raw"]):
+        done = run(*arguments, *file, *how, *network, "--out", "chosen")
+        assert done.exit_code == 0, done.stderr
+        assert Path("chosen/shrinkage.csv").read_bytes() == Path("plain/shrinkage.csv").read_bytes()
+    done = run(*arguments, *file, "--gene-column", "symbol", *network, "--out", "chosen.h5ad")
+    assert "X has negative values" in done.stderr and "layers: log; raw: yes" in done.stderr
+    var = anndata.read_h5ad("chosen.h5ad").var
+    table = pd.read_csv("plain/shrinkage.csv", keep_default_na=False, na_values={"w_eff": ""}).set_index("gene")
+    assert var["w_eff"].notna().sum() == table["w_eff"].notna().sum() > 20 and [*var["symbol"]] == genes
+    turned = ["--expression", folder / "turned.h5ad", "--transpose", "--gene-column", "symbol"]
+    assert run(*arguments, *turned, *network, "--out", "turned").exit_code == 0
+    refused = run(*arguments, *turned, *network, "--out", "turned.h5ad")
+    assert refused.exit_code == 1 and "--transpose" in refused.stderr and not Path("turned.h5ad").exists()
+
+
 def test_an_h5ad_is_written_whole_or_not_at_all(run, files, trained, tmp_path, monkeypatch):
     folder, _ = files
     before = (folder / "x.h5ad").read_bytes()
@@ -479,6 +511,8 @@ def test_the_version_is_that_of_the_distribution(run, monkeypatch):
         (["pretrain", "x.csv", "--edges", "e.csv"], "use --expression x.csv"),
         (["pretrain", "--expression", "x.csv"], "--expression needs --edges"),
         (["pretrain", "tiny", "--tfs", "t.csv"], "--tfs needs --edges"),
+        (["pretrain", "tiny", "--layer", "log"], "--layer needs --expression"),
+        (["pretrain", "tiny", "--regulator-col", "TF"], "--regulator-col needs --edges"),
         (["pretrain", "tiny", "--resume", "--force"], "give one of them"),
         (["pretrain", "tiny", "--epochs", "0"], "epochs"),
         (["pretrain", "tiny", "--seed", "x"], "seed"),
@@ -497,7 +531,7 @@ def test_wrong_arguments_are_usage_errors(run, arguments, word):
 def test_help_fits_a_screen_and_has_an_example(run, monkeypatch, command):
     monkeypatch.setenv("COLUMNS", "80")
     lines = run(*command, "--help").stdout.splitlines()
-    assert len(lines) <= 26 and max(map(len, lines)) <= 80
+    assert len(lines) <= 36 and max(map(len, lines)) <= 80
     assert any(line.strip().startswith("Example: regnet") for line in lines) and not any("…" in line for line in lines)
     assert not any("<bool>" in line or "--no-" in line for line in lines if "--force" in line or "--resume" in line)
     if not command:
