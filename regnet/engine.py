@@ -87,7 +87,7 @@ def sensitivities_on_graph(layer: Layer, x: Tensor | Array, edge_index: Tensor, 
             if not isinstance(matrix, InMemory):
                 what = f"{type(layer).__name__} has no closed form, which a Dask array needs"
                 raise UnreadableLayerError(f"{what}; load x into memory: torch.from_numpy(x.compute())") from None
-            return announced(matrix.differentiate(layer, graph, edge_index, edge_features))
+            return announced(matrix.differentiate(layer, graph, edge_index, edge_features), layer)
         shares = gcn_shares(layer, edge_index, len(graph.rowptr) - 1, **edge_features) if is_gcn(layer) else None
         if shares is None and edge_features:
             raise TypeError(f"{type(layer).__name__} takes no {' and no '.join(edge_features)}; leave that out")

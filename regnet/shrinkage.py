@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import Linear, Sequential
 
 from regnet.checks import check_pair
 from regnet.layers import Layer, as_function, check_parameters, evaluation_mode, read_layer
@@ -110,7 +111,7 @@ def sensitivities(
             toward_x, toward_m = jvp_along(g, x, m, delta)
         else:
             toward_x, toward_m = _finite_differences(g, x, m, delta, eps, central)
-    return announced(norms(toward_x, toward_m, undefined))
+    return announced(norms(toward_x, toward_m, undefined), layer)
 
 
 def effective_weight(layer: Layer, x: Tensor, m: Tensor, method: Method = "exact", eps: float = 1e-2) -> Tensor:
@@ -306,14 +307,12 @@ def undefined_at(result: Sensitivities, undefined: Tensor) -> Sensitivities:
     return Sensitivities(S_x.masked_fill(undefined, torch.nan), S_m.masked_fill(undefined, torch.nan))
 
 
-def announced(result: Sensitivities) -> Sensitivities:
-    """The same, with a warning where a layer that was not read ignores the neighbour mean of every gene."""
-    S_x, S_m = result.self_sensitivity, result.neighbor_sensitivity
-    if (S_x > 0).any() and not (S_m.nan_to_num() > 0).any():
-        text = (
-            "the layer's output does not depend on m at any gene, so that every weight is 1: is it called as it should be?"
-        )
-        warnings.warn(text, stacklevel=4)
+def announced(result: Sensitivities, layer: Layer) -> Sensitivities:
+    """The same, with a warning where a layer that is not called with [x, m] ignores the neighbour mean of every gene."""
+    ignored = (result.self_sensitivity > 0).any() and not (result.neighbor_sensitivity.nan_to_num() > 0).any()
+    if ignored and not isinstance(layer, Linear | Sequential):
+        what = "the layer's output does not depend on m at any gene, so that every weight is 1"
+        warnings.warn(f"{what}: is it called as it should be?", stacklevel=4)
     return result
 
 

@@ -148,7 +148,6 @@ def test_the_mask_is_that_of_the_gene_and_counts_only_active_units():
 
 
 @every_weight
-@pytest.mark.filterwarnings("ignore:the layer's output does not depend on m")
 def test_a_dead_half_puts_all_weight_on_the_other_and_two_leave_none(weight, pair, normal):
     A = normal(6, 4)
     assert (weight(linear(A, 0 * A), *pair) == 1).all() and (weight(linear(0 * A, A), *pair) == 0).all()
