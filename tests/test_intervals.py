@@ -12,15 +12,6 @@ from regnet import bootstrap_interval, mean_interval, seed_gene_interval
 from regnet.figures import trend_band
 
 
-def has_coverage(hits, nominal=0.95):
-    """Whether the share of hits is the nominal one, within four standard errors."""
-    return abs(np.mean(hits) - nominal) < 4 * math.sqrt(nominal * (1 - nominal) / len(hits))
-
-
-def covers(interval, truth):
-    return interval[0] <= truth <= interval[1]
-
-
 def correlation(a, b):
     """Spearman's."""
     return np.corrcoef(stats.rankdata(a), stats.rankdata(b))[0, 1]
@@ -90,25 +81,6 @@ def test_what_cannot_be_resampled_is_refused(columns, message):
 
 
 # seed_gene_interval
-
-
-def crossed(rng, genes=60, seeds=5, over_genes=1.0, over_seeds=0.2, over_both=0.3):
-    """Values of seeds x genes of mean 0, and their means: of every seed, and over the seeds on resampled genes."""
-    table = over_genes * rng.normal(size=genes) + over_seeds * rng.normal(size=(seeds, 1))
-    table = table + over_both * rng.normal(size=(seeds, genes))
-    rows = rng.integers(genes, size=(200, genes))
-    return table.mean(axis=1), table.mean(axis=0)[rows].mean(axis=1)
-
-
-@pytest.mark.slow
-def test_the_interval_over_seeds_and_genes_covers_where_either_alone_does_not():
-    rng = np.random.default_rng(0)
-    draws = [crossed(rng) for _ in range(1500)]
-    assert has_coverage([covers(seed_gene_interval(*draw), 0) for draw in draws])
-    assert not has_coverage([covers(mean_interval(per_seed), 0) for per_seed, _ in draws])
-    assert not has_coverage([covers(np.quantile(resampled, [0.025, 0.975]), 0) for _, resampled in draws])
-    interaction = {"over_genes": 0.0, "over_seeds": 0.0, "over_both": 1.0}
-    assert np.mean([covers(seed_gene_interval(*crossed(rng, **interaction)), 0) for _ in range(800)]) > 0.97
 
 
 def test_the_degrees_of_freedom_are_those_of_welch_and_satterthwaite():

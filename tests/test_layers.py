@@ -89,15 +89,6 @@ def test_a_unit_at_its_kink_has_slope_zero_as_in_autograd():
     assert affine.A.item() == by_autograd.item() == 0
 
 
-def test_as_function_leaves_other_callables_alone():
-    def g(x, m):
-        return x - m
-
-    assert as_function(g) is g
-    aggregator = MLPAggregator(2, 2)
-    assert as_function(aggregator) is aggregator
-
-
 def test_as_function_gives_a_sageconv_its_mean_as_the_only_neighbour(normal, random_graph):
     x, edge_index = normal(9, 3), random_graph(9, 30)
     conv, m = make(SAGEConv, 3, 2), neighbor_mean(x, edge_index)
@@ -223,31 +214,7 @@ def test_a_layer_of_odd_width_is_refused(width):
         read_layer(nn.Linear(5, 2), torch.ones(1, width))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_scaled_units_compute_the_same_to_the_last_digit(dtype, normal):
-    layer = MLPAggregator(3, 6).to(dtype)
-    layer.mlp[2].weight.data[:, 0], layer.mlp[2].weight.data[:, 1] = 0, 1e-30
-    weights = read_layer(layer, normal(7, 3).to(dtype))
-    x, m = normal(7, 3).to(dtype), normal(7, 3).to(dtype)
-    assert torch.equal(weights.scaled()(x, m), weights(x, m))
-    largest = weights.scaled().w_out.abs().amax(dim=0)
-    assert largest[0] == 0 and ((largest[1:] >= 0.5) & (largest[1:] < 1)).all()
-
-
 # evaluation_mode
-
-
-def test_evaluation_mode_restores_every_submodule():
-    layer = Pair()
-    layer.mlp[1].eval()  # one was in evaluation mode already
-    before = [module.training for module in layer.modules()]
-    assert set(before) == {True, False}
-    with evaluation_mode(layer):
-        assert not any(module.training for module in layer.modules())
-    assert [module.training for module in layer.modules()] == before
-    with pytest.raises(RuntimeError, match="inside"), evaluation_mode(layer):
-        raise RuntimeError("inside")
-    assert [module.training for module in layer.modules()] == before
 
 
 class WithLoops(SAGEConv):

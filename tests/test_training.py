@@ -287,14 +287,6 @@ def test_one_cell_is_enough_and_constant_genes_correlate_with_nothing(tiny_data)
     assert pretrain(tiny_data, max_epochs=1).metrics["auroc_correlation"] == 0.5
 
 
-def test_divergence_says_what_to_do(tiny_data, tmp_path):
-    """What is kept of such a training is of no use, and removed."""
-    tiny_data.x = tiny_data.x * 1e30
-    with pytest.raises(ValueError, match=r"diverged in epoch \d+.*log or standardised"):
-        pretrain(tiny_data, max_epochs=5, checkpoint=tmp_path / "last.ckpt")
-    assert list(tmp_path.iterdir()) == []
-
-
 # stopping and going on
 
 
@@ -329,16 +321,6 @@ def test_a_finished_training_may_go_on_for_longer(tiny_data, tmp_path):
     path = tmp_path / "last.ckpt"
     train(tiny_data, path, scores=RISING, max_epochs=4)
     assert same(train(tiny_data, path, scores=RISING, resume=True), train(tiny_data, scores=RISING))
-
-
-def test_no_epoch_is_repeated_or_left_out(tiny_data, tmp_path, monkeypatch):
-    path, epochs = tmp_path / "last.ckpt", []
-    original = training._loss
-    monkeypatch.setattr(training, "_loss", lambda *arguments: epochs.append(epochs_kept(path)) or original(*arguments))
-    stopped(tiny_data, path, 3, "_keep")
-    assert epochs == [0, 1, 2, 3]
-    train(tiny_data, path, resume=True)
-    assert epochs == [0, 1, 2, 3, 3, 4, 5], "the epoch that was not kept is done again, and no other"
 
 
 def test_without_resume_a_kept_training_is_begun_again(tiny_data, tmp_path):
