@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 import torch
+from examples import close
 from torch import nn
 from torch_geometric.nn import SAGEConv
 
@@ -19,10 +20,6 @@ def small(normal, random_graph):
     torch.manual_seed(0)
     model = RegNet(in_channels=5, hidden_channels=8, latent_channels=4).double().eval()
     return model, normal(10, 5), random_graph(10, 30), torch.tensor([[0, 3, 9], [1, 3, 2]])
-
-
-def close(got, expected):
-    torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-13)
 
 
 def test_aggregator_is_the_notes_formula(normal):
@@ -84,13 +81,8 @@ def test_forward_is_the_chain_of_its_parts(small):
     out = model(x, edge_index, pairs)
     hidden = model.attention(model.graphsage(x, edge_index))
     mu, logvar = model.vae.encoder.fc_mu(hidden), model.vae.encoder.fc_logvar(hidden)
-    for got, expected in (
-        (out.hidden, hidden),
-        (out.mu, mu),
-        (out.logvar, logvar),
-        (out.reconstruction, model.vae.decoder(mu)),
-    ):
-        close(got, expected)
+    for name, expected in (("hidden", hidden), ("mu", mu), ("logvar", logvar), ("reconstruction", model.vae.decoder(mu))):
+        close(getattr(out, name), expected)
     for logit, (regulator, target) in zip(out.logits, pairs.T.tolist(), strict=True):
         close(logit[None], model.edge_classifier(torch.cat([mu[regulator], mu[target]])))
     flipped = model(x, edge_index, pairs.flip(0)).logits

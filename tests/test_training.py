@@ -182,10 +182,9 @@ def test_the_epoch_with_the_best_validation_score_is_returned(tiny_data, monkeyp
     assert len(scores) == 60 and len(set(scores)) > 3 and best != 59, "else the choice would not matter"
     assert result.metrics["best_epoch"] == best
     split = result.split
+    scored = torch.cat([split.val_edges, split.val_non_edges], dim=1)
     with torch.no_grad():
-        logits = result.model(
-            tiny_data.x, result.edge_index, torch.cat([split.val_edges, split.val_non_edges], dim=1)
-        ).logits
+        logits = result.model(tiny_data.x, result.edge_index, scored).logits
     labels = np.r_[np.ones(split.val_edges.size(1)), np.zeros(split.val_non_edges.size(1))]
     assert average_precision_score(labels, logits) == pytest.approx(max(scores), rel=1e-6)
     assert result.metrics == evaluate(result.model, tiny_data.x, split) | {
@@ -242,12 +241,7 @@ def test_the_untrained_model_is_the_one_that_training_starts_from(tiny_data):
         ({"edge_index": torch.tensor([[0, 1], [2, 3]])}, {}, ValueError, "too little to split.*no val_edges"),
         ({"edge_index": torch.tensor([[0] * 39, range(1, 40)])}, {}, ValueError, "too little to split.*no val_non_edges"),
         ({"x": torch.zeros(40, 3, device="meta")}, {}, ValueError, r"x must be on the CPU, .*got meta; use data.cpu\(\)"),
-        (
-            {"edge_index": torch.ones(2, 9, device="meta").long()},
-            {},
-            ValueError,
-            "edge_index must be on the CPU",
-        ),
+        ({"edge_index": torch.ones(2, 9, device="meta").long()}, {}, ValueError, "edge_index must be on the CPU"),
         ({}, {"max_epochs": 0}, ValueError, "max_epochs must be a whole number of at least 1; got 0"),
         ({}, {"hidden_share": 1.0}, ValueError, "hidden_share must be at least 0 and below 1"),
         ({}, {"hidden_share": float("nan")}, ValueError, "hidden_share must be at least 0 and below 1"),
