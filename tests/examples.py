@@ -43,6 +43,11 @@ def dropping():
     return nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Dropout(0.9), nn.Linear(32, 5)).double()
 
 
+def pairs(edges):
+    """The edges as a set of (regulator, target)."""
+    return set(map(tuple, edges.T.tolist()))
+
+
 def refused(function, *words, error=ValueError):
     """The function raises, in one line that has the words."""
     with pytest.raises(error) as caught:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from examples import pairs
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
@@ -16,10 +17,6 @@ from regnet.evaluation import _correlation, evaluate, split_edges
 from regnet.structure import pair_features
 
 PARTS = [f"{part}_{kind}" for part in ("train", "val", "test") for kind in ("edges", "non_edges")]
-
-
-def pairs(edges):
-    return set(map(tuple, edges.T.tolist()))
 
 
 def parts(split):

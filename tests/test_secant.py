@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from examples import close, dropping, linear, mlp
+from examples import close, linear, mlp
 from torch import nn
 from torch_geometric.nn import SAGEConv
 
 from regnet import effective_weight, secant_weight
-from regnet.model import MLPAggregator
 
 
 def full(count, value):
@@ -131,14 +130,3 @@ def test_three_passes_and_no_derivative(pair):
     wanted = [(x, m), (m, m), (x, x)]
     assert len(asked) == 3
     assert all(any(torch.equal(a, c) and torch.equal(b, d) for a, b in asked) for c, d in wanted)
-
-
-def test_linear_sequential_sageconv_and_modules_are_taken(pair, normal):
-    layers = [nn.Linear(8, 3).double(), mlp(), SAGEConv(4, 6).double(), MLPAggregator(4, 7).double(), dropping()]
-    for layer in layers:
-        got = secant_weight(layer, *pair)
-        assert got.shape == (11,) and ((got > 0) & (got < 1)).all()
-    Q = normal(6, 4)
-    conv = SAGEConv(4, 6).double()
-    conv.lin_r.weight.data, conv.lin_l.weight.data = 0.2 * Q, 0.8 * Q
-    close(secant_weight(conv, *pair), full(11, 0.2))

@@ -11,6 +11,7 @@ import dask.array
 import numpy as np
 import pytest
 import torch
+from examples import pairs
 from sklearn.metrics import average_precision_score
 from torch_geometric.data import Data
 
@@ -19,10 +20,6 @@ from regnet.evaluation import evaluate, split_edges
 from regnet.io import to_memory
 from regnet.structure import pair_features
 from regnet.training import PLAIN
-
-
-def pairs(edges):
-    return set(map(tuple, edges.T.tolist()))
 
 
 def same_model(one, two):
