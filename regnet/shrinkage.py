@@ -260,10 +260,11 @@ def jvp_along(g: Callable[[Tensor, Tensor], Tensor], x: Tensor, m: Tensor, delta
     """A delta and B delta of every gene, (genes, outputs) each, by forward-mode automatic differentiation."""
     out, toward_x = torch.func.jvp(lambda x: g(x, m), (x,), (delta,))
     check_rows(toward_x, x)
+    toward_m = torch.func.jvp(lambda m: g(x, m), (m,), (delta,))[1]
     kept = torch.arange(len(x), device=x.device) % 2 == 0
     if not same(g(x * kept[:, None], m * kept[:, None])[kept], out[kept], out):
         raise ValueError("the layer must treat every gene by itself; its output at a gene changes with the other genes")
-    return toward_x, torch.func.jvp(lambda m: g(x, m), (m,), (delta,))[1]
+    return toward_x, toward_m
 
 
 def _finite_differences(

@@ -49,8 +49,8 @@ def untrained_weights(
 ) -> Tensor:
     """Effective weights (count, genes) of layers of the shape of one, drawn by ``reset_parameters``.
 
-    Where it can be read, as many layers as fit 256 MB share one product with the data, on Dask one pass over it. ``progress``
-    shows a bar in a terminal. The layer and the global random state are left alone. Adebayo et al. (2018).
+    Where it can be read, as many layers as fit 256 MB share one product with the data, on Dask one pass over it;
+    ``progress`` shows a bar in a terminal. The layer and the global random state are left alone. Adebayo et al. (2018).
 
     >>> untrained_weights(torch.nn.Linear(2, 1), torch.tensor([[1.0], [3.0]]), torch.tensor([[0], [1]]), count=3).shape
     torch.Size([3, 2])
