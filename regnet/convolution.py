@@ -8,9 +8,7 @@ Self loops that the layer adds move with ``x_target``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from copy import copy
-from functools import partial
 from typing import Any
 
 import torch
@@ -21,7 +19,7 @@ from torch_geometric.nn.conv.gcn_conv import gcn_norm
 from torch_geometric.utils import add_self_loops, remove_self_loops
 
 from regnet.checks import check_device, some
-from regnet.layers import LayerWeights, UnreadableLayerError, check_parameters, has_hooks
+from regnet.layers import LayerWeights, UnreadableLayerError, check_parameters, has_hooks, unwrapped
 from regnet.shrinkage import Sensitivities, norms, same
 
 _NUMBERS_AT_ONCE = 2**21
@@ -39,6 +37,7 @@ def is_gcn(layer: Any) -> bool:
 
 def along_edges(layer: Any, edge_index: Tensor) -> tuple[Any, Tensor]:
     """The layer and the graph such that its messages go from row 0 to row 1, reversed where its flow is."""
+    layer = unwrapped(layer)
     if getattr(layer, "flow", "") != "target_to_source":
         return layer, edge_index
     turned = copy(layer)
@@ -97,8 +96,8 @@ def gcn_shares(layer: GCNConv, edge_index: Tensor, num_genes: int, edge_weight: 
 def through_layer(
     layer: Any, x: Tensor, edge_index: Tensor, delta: Tensor, undefined: Tensor, features: Features
 ) -> Sensitivities:
-    """Eq. (3) of a convolution in evaluation mode, in blocks of targets, two at least lest a mean over genes go unseen."""
-    check_parameters(layer, x)
+    """Eq. (3) of a convolution in evaluation mode, in blocks of targets."""
+    check_parameters(layer := unwrapped(layer), x)
     if any(isinstance(part, MulAggregation) for part in layer.modules()):
         raise UnreadableLayerError(f"{type(layer).__name__} has aggr='mul', of which PyTorch has no forward-mode derivative")
     conv, edges, of_edges, added = _with_its_loops(layer, edge_index, features, len(x))
@@ -106,24 +105,25 @@ def through_layer(
     order = edges[1].argsort(stable=True)
     source, (genes, target) = edges[0, order], edges[1, order].unique_consecutive(return_inverse=True)
     rowptr = torch.searchsorted(target, torch.arange(len(genes) + 1, device=x.device))
+    sizes = (rowptr[:-1] * x.size(1) // _NUMBERS_AT_ONCE).unique_consecutive(return_counts=True)[1]
     parts, outs = [], []
     try:
-        for start, stop in _blocks(rowptr, _NUMBERS_AT_ONCE // max(1, x.size(1))):
-            block = slice(int(rowptr[start]), int(rowptr[stop]))
-            here, own = genes[start:stop], added[order[block], None]
+        for rows in torch.arange(len(genes), device=x.device).split(sizes.tolist()):
+            block = slice(int(rowptr[rows[0]]), int(rowptr[rows[-1] + 1]))
+            here, own = genes[rows], added[order[block], None]
             points, move, along = (x[source[block]], x[here]), delta[here], delta[genes[target[block]]]
-            expanded = torch.stack([torch.arange(len(own), device=x.device), target[block] - start])
+            expanded = torch.stack([torch.arange(len(own), device=x.device), target[block] - rows[0]])
             kept = {name: values[order[block]] for name, values in of_edges.items()}
 
             def respond(*pair: Tensor) -> Tensor:
                 return _output(conv, pair, expanded, kept)  # noqa: B023
 
-            if own.any():
-                out, toward_x, *_ = torch.func.jvp(respond, points, (along * own, move))
-                along = along * ~own
-            else:
-                out, toward_x, *_ = torch.func.jvp(partial(respond, points[0]), points[1:], (move,))
-            toward_m = torch.func.jvp(lambda moved: respond(moved, points[1]), points[:1], (along,))[1]  # noqa: B023
+            out, toward_x, *_ = torch.func.jvp(respond, points, (along * own, move))
+            toward_m = torch.func.jvp(lambda moved: respond(moved, points[1]), points[:1], (along * ~own,))[1]  # noqa: B023
+            half = 0.5 + 0.5 * (rows % 2)[:, None].to(x)  # at the other genes, which must not be seen
+            alone = respond(points[0] * half[target[block] - rows[0]], points[1] * half)
+            if not same(alone[rows % 2 == 1], out[rows % 2 == 1], out):
+                raise UnreadableLayerError("")
             outs.append(out)
             parts.append(norms(toward_x, toward_m, undefined[here]))
         real = _output(layer, x, edge_index, features)  # last, so that no hook leaves the layer a tensor of jvp
@@ -147,16 +147,6 @@ def _with_its_loops(
     fill_value = getattr(layer, "fill_value", None)
     edges, attr = add_self_loops(edges, attr, fill_value=fill_value, num_nodes=num_genes)
     return conv, edges, features if attr is None else features | {"edge_attr": attr}, edges[0] == edges[1]
-
-
-def _blocks(rowptr: Tensor, edges: int) -> Iterator[tuple[int, int]]:
-    """First and last target of blocks of at most so many edges and targets; one target may have more."""
-    ends, start = rowptr.tolist(), 0
-    most = max(1, min(edges, len(ends) // 2))
-    for stop in range(1, len(ends)):
-        if stop == len(ends) - 1 or ends[stop + 1] - ends[start] > edges or stop - start >= most:
-            yield start, stop
-            start = stop
 
 
 def _output(layer: Any, x: Any, edge_index: Tensor, features: Features) -> Tensor:

@@ -16,16 +16,7 @@ from torch_geometric.utils import segment
 from regnet.checks import check_device, check_edge_index, check_finite, check_matrix
 from regnet.convolution import along_edges, check_edge_features, gcn_shares, is_gcn, read_gcn, through_layer
 from regnet.graph import Adjacency, pick_rows
-from regnet.layers import (
-    Layer,
-    LayerWeights,
-    UnreadableLayerError,
-    as_function,
-    evaluation_mode,
-    is_convolution,
-    read_layer,
-    unwrapped,
-)
+from regnet.layers import Layer, LayerWeights, UnreadableLayerError, as_function, evaluation_mode, is_convolution, read_layer
 from regnet.shrinkage import Sensitivities, announced, direction, jvp_along, lengths, norms, undefined_at
 
 if TYPE_CHECKING:
@@ -87,19 +78,20 @@ def sensitivities_on_graph(layer: Layer, x: Tensor | Array, edge_index: Tensor, 
     tensor([   nan, 0.2500])
     """
     matrix, graph = _open(layer, x, edge_index)
-    layer, gcn = unwrapped(layer), is_gcn(unwrapped(layer))
+    turned, edges = along_edges(layer, edge_index)
+    gcn = is_gcn(turned)
     check_edge_features(edge_features, matrix.like, edge_index)
     with torch.no_grad(), evaluation_mode(layer):
         try:
-            weights = (read_gcn if gcn else read_layer)(layer, matrix.like).scaled()
+            weights = (read_gcn if gcn else read_layer)(turned, matrix.like).scaled()
         except UnreadableLayerError:
             if not isinstance(matrix, InMemory):
-                what = f"{type(layer).__name__} has no closed form, which a Dask array needs"
+                what = f"{type(turned).__name__} has no closed form, which a Dask array needs"
                 raise UnreadableLayerError(f"{what}; load x into memory: torch.from_numpy(x.compute())") from None
             return announced(matrix.differentiate(layer, graph, edge_index, edge_features))
         if unknown := edge_features.keys() - ({"edge_weight"} if gcn else set()):
-            raise TypeError(f"{type(layer).__name__} takes no {' and no '.join(sorted(unknown))}; leave that out")
-        shares = gcn_shares(*along_edges(layer, edge_index), x.shape[0], **edge_features) if gcn else None
+            raise TypeError(f"{type(turned).__name__} takes no {' and no '.join(sorted(unknown))}; leave that out")
+        shares = gcn_shares(turned, edges, x.shape[0], **edge_features) if gcn else None
         products, row_lengths = matrix.products(weights)
         result = _from_products(weights, products, row_lengths, graph, matrix)
         if shares is not None:
@@ -146,7 +138,7 @@ def _open(layer: Layer, x: Tensor | Array, edge_index: Tensor) -> tuple[Any, Adj
         matrix = InMemory(x)
     check_device(edge_index, "edge_index", matrix.like)
     check_edge_index(edge_index, x.shape[0])
-    return matrix, Adjacency.of(along_edges(unwrapped(layer), edge_index)[1], x.shape[0])
+    return matrix, Adjacency.of(along_edges(layer, edge_index)[1], x.shape[0])
 
 
 def _from_products(w: LayerWeights, products: Tensor, row_lengths: Tensor, graph: Adjacency, matrix: Any) -> Sensitivities:

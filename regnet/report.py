@@ -29,7 +29,7 @@ from regnet.convolution import along_edges
 from regnet.engine import output_on_graph, sensitivities_on_graph
 from regnet.graph import in_degree
 from regnet.io import names_of
-from regnet.layers import Layer, unwrapped
+from regnet.layers import Layer
 from regnet.training import Pretrained
 from regnet.trends import compare_trends, untrained_weights
 from regnet.writing import explain_write_errors, write_files
@@ -64,7 +64,7 @@ def shrinkage_table(layer: Layer, data: Data, edge_index: Tensor | None = None) 
     [nan, 0.25]
     """
     edge_index = data.edge_index if edge_index is None else edge_index
-    to_targets = along_edges(unwrapped(layer), edge_index)[1]
+    to_targets = along_edges(layer, edge_index)[1]
     x = data.x.detach() if isinstance(data.x, Tensor) else data.x
     result, num_genes = sensitivities_on_graph(layer, x, edge_index), data.x.shape[0]
     is_tf = data.is_tf if "is_tf" in data else torch.bincount(to_targets[0], minlength=num_genes) > 0
