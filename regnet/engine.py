@@ -78,19 +78,20 @@ def sensitivities_on_graph(layer: Layer, x: Tensor | Array, edge_index: Tensor, 
     tensor([   nan, 0.2500])
     """
     matrix, graph = _open(layer, x, edge_index)
-    layer, edge_index = along_edges(layer, edge_index)
+    turned, edges = along_edges(layer, edge_index)
+    gcn = is_gcn(turned)
     check_edge_features(edge_features, matrix.like, edge_index)
     with torch.no_grad(), evaluation_mode(layer):
         try:
-            weights = (read_gcn if is_gcn(layer) else read_layer)(layer, matrix.like).scaled()
+            weights = (read_gcn if gcn else read_layer)(turned, matrix.like).scaled()
         except UnreadableLayerError:
             if not isinstance(matrix, InMemory):
-                what = f"{type(layer).__name__} has no closed form, which a Dask array needs"
+                what = f"{type(turned).__name__} has no closed form, which a Dask array needs"
                 raise UnreadableLayerError(f"{what}; load x into memory: torch.from_numpy(x.compute())") from None
             return announced(matrix.differentiate(layer, graph, edge_index, edge_features), layer)
-        shares = gcn_shares(layer, edge_index, len(graph.rowptr) - 1, **edge_features) if is_gcn(layer) else None
-        if shares is None and edge_features:
-            raise TypeError(f"{type(layer).__name__} takes no {' and no '.join(edge_features)}; leave that out")
+        if unknown := edge_features.keys() - ({"edge_weight"} if gcn else set()):
+            raise TypeError(f"{type(turned).__name__} takes no {' and no '.join(sorted(unknown))}; leave that out")
+        shares = gcn_shares(turned, edges, x.shape[0], **edge_features) if gcn else None
         products, row_lengths = matrix.products(weights)
         result = _from_products(weights, products, row_lengths, graph, matrix)
         if shares is not None:

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import Dropout, Identity, Linear, Module, ReLU, Sequential
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.nn.parameter import is_lazy
+from torch_geometric.nn import Linear as PygLinear
 from torch_geometric.nn import MessagePassing, SAGEConv
 from torch_geometric.nn.aggr import MeanAggregation
 
@@ -26,6 +27,9 @@ from regnet.checks import check_device
 Layer = Callable[[Tensor, Tensor], Tensor] | Module
 
 _READ = "Linear or Sequential(Linear, ReLU, Linear) on [x, m], RegNet's aggregator, or a SAGEConv with mean aggregation"
+
+
+_FORWARDS = (Linear.forward, PygLinear.forward)
 
 
 class UnreadableLayerError(TypeError):
@@ -115,8 +119,9 @@ def read_layer(layer: Layer, x: Tensor) -> LayerWeights:
     as_function(layer := unwrapped(layer))  # raises for what is no g(x, m)
     check_parameters(layer, x)
     second = None
-    if isinstance(layer, SAGEConv) and not layer.normalize:
-        bias, w_neighbor = _bias(layer.lin_l), layer.lin_l.weight.detach()
+    parts = [part for name, part in layer.named_children() if name in ("lin_l", "lin_r")] if type(layer) is SAGEConv else []
+    if parts and not layer.normalize and all(type(part).forward in _FORWARDS for part in parts):
+        bias, w_neighbor = sum(map(_bias, parts)), layer.lin_l.weight.detach()
         w_self = layer.lin_r.weight.detach() if layer.root_weight else torch.zeros_like(w_neighbor)
     else:
         first, second = _linears(layer)
@@ -132,18 +137,13 @@ def as_function(layer: Layer) -> Callable[[Tensor, Tensor], Tensor]:
     """The layer as ``g(x, m)``; a ``SAGEConv`` is called with each mean as the only neighbour of its gene."""
     layer = unwrapped(layer)
     name = type(layer).__name__
-    if not callable(layer):
+    if not callable(layer) or isinstance(layer, type):
         raise UnreadableLayerError(f"a layer must be a module or a function g(x, m); got {name}")
     if not isinstance(layer, Module):
         return layer
     if isinstance(layer, (Linear, Sequential)):
         return lambda x, m: layer(torch.cat([x, m], dim=-1))
-    if (
-        type(layer) is SAGEConv
-        and not has_hooks(layer)
-        and isinstance(layer.aggr_module, MeanAggregation)
-        and not layer.project
-    ):
+    if type(layer) is SAGEConv and not has_hooks(layer) and type(layer.aggr_module) is MeanAggregation and not layer.project:
         return lambda x, m: layer((m, x), torch.arange(x.size(0), device=x.device).expand(2, -1))
     if is_convolution(layer):
         raise UnreadableLayerError(
@@ -224,7 +224,11 @@ def _chain(layer: object) -> Iterator[object]:
 
 def has_hooks(layer: Module) -> bool:
     """Whether anything but the forward of its classes decides what the layer computes."""
-    return any(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module) for module in layer.modules())
+    return any(
+        value if "forward" in name and name.endswith("_hooks") else callable(getattr(type(module), name, None))
+        for module in layer.modules()
+        for name, value in vars(module).items()
+    )
 
 
 def _bias(linear: Linear) -> Tensor:
