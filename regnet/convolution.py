@@ -53,9 +53,7 @@ def check_edge_features(features: Features, x: Tensor, edge_index: Tensor) -> No
             raise ValueError(f"{name} must be a tensor with one row for each of {edge_index.size(1)} edges; got {got}")
         check_device(values, name, x)
         if not values.isfinite().all():
-            raise ValueError(
-                f"{name} must be finite; got NaN or infinity at edge {int((~values.isfinite()).nonzero()[0, 0])}"
-            )
+            raise ValueError(f"{name} must be finite; got {values[~values.isfinite()][0].item()}; remove those edges first")
 
 
 def read_gcn(layer: GCNConv, x: Tensor) -> LayerWeights:

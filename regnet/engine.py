@@ -29,12 +29,9 @@ _GENES_AT_ONCE = 2048
 class Recomputed(NamedTuple):
     """Quantities recomputed in float64 for some genes."""
 
-    z: Tensor
-    """Pre-activations, (genes, hidden)."""
-    delta: Tensor
-    """W_self delta and W_neighbor delta, (genes, 2 hidden)."""
-    undefined: Tensor
-    """Whether delta is 0, (genes,)."""
+    z: Tensor  # pre-activations, (genes, hidden)
+    delta: Tensor  # W_self delta and W_neighbor delta, (genes, 2 hidden)
+    undefined: Tensor  # whether delta is 0, (genes,)
 
 
 def sensitivities_on_graph(layer: Layer, x: Tensor | Array, edge_index: Tensor, **edge_features: Tensor) -> Sensitivities:
@@ -49,7 +46,7 @@ def sensitivities_on_graph(layer: Layer, x: Tensor | Array, edge_index: Tensor, 
     for genes to be recomputed. Beyond its input this takes the memory of about two arrays of genes x 2 hidden.
 
     Every other convolution of PyTorch Geometric that can be called on a pair of node sets, and any other ``g(x, m)``, goes
-    through forward-mode automatic differentiation of the layer itself (not on Dask): four passes through it at most. Then
+    through forward-mode automatic differentiation of the layer itself (not on Dask): six passes through it at most. Then
     :math:`S_m` is the response to all regulators moving together along :math:`\delta`, whatever the aggregation, and self
     loops that the layer adds move with the gene. What it computes there is compared with its output on this graph. The
     response of a ``GCNConv`` is :math:`\Theta\delta` times what degrees alone decide,
@@ -108,7 +105,6 @@ def effective_weight_on_graph(layer: Layer, x: Tensor | Array, edge_index: Tenso
 
     Returns:
         Shape (genes,); NaN for genes without regulators and genes equal to their mean.
-
 
     >>> layer = torch.nn.Linear(2, 1, bias=False)
     >>> layer.weight.data = torch.tensor([[0.25, 0.75]])

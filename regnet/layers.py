@@ -29,9 +29,6 @@ Layer = Callable[[Tensor, Tensor], Tensor] | Module
 _READ = "Linear or Sequential(Linear, ReLU, Linear) on [x, m], RegNet's aggregator, or a SAGEConv with mean aggregation"
 
 
-_FORWARDS = (Linear.forward, PygLinear.forward)
-
-
 class UnreadableLayerError(TypeError):
     """The layer's class is not supported, or it is not a function of x and m."""
 
@@ -53,21 +50,13 @@ class MLPAggregator(Module):
 
 @dataclass(frozen=True)
 class LayerWeights:
-    r"""A layer that was read: :math:`h = W_2\,\mathrm{ReLU}(W_x x + W_m m + b) + b_2`, or the same without ReLU and W2.
+    r"""A layer that was read: :math:`h = W_2\,\mathrm{ReLU}(W_x x + W_m m + b) + b_2`, or the same without ReLU and W2."""
 
-    Attributes:
-        w_self: :math:`W_x`, shape (hidden, features).
-        w_neighbor: :math:`W_m`, same shape.
-        bias: shape (hidden,).
-        w_out: :math:`W_2`, shape (outputs, hidden), or None.
-        bias_out: shape (outputs,).
-    """
-
-    w_self: Tensor
-    w_neighbor: Tensor
-    bias: Tensor
-    w_out: Tensor | None
-    bias_out: Tensor
+    w_self: Tensor  # (hidden, features)
+    w_neighbor: Tensor  # (hidden, features)
+    bias: Tensor  # (hidden,)
+    w_out: Tensor | None  # (outputs, hidden)
+    bias_out: Tensor  # (outputs,)
 
     def pre_activation(self, x: Tensor, m: Tensor) -> Tensor:
         """W_self x + W_neighbor m + bias, (genes, hidden), from x and m (genes, features)."""
@@ -119,9 +108,14 @@ def read_layer(layer: Layer, x: Tensor) -> LayerWeights:
     as_function(layer := unwrapped(layer))  # raises for what is no g(x, m)
     check_parameters(layer, x)
     second = None
-    parts = [part for name, part in layer.named_children() if name in ("lin_l", "lin_r")] if type(layer) is SAGEConv else []
-    if parts and not layer.normalize and all(type(part).forward in _FORWARDS for part in parts):
-        bias, w_neighbor = sum(map(_bias, parts)), layer.lin_l.weight.detach()
+    linear = (Linear.forward, PygLinear.forward)
+    if (
+        isinstance(layer, SAGEConv)
+        and not layer.normalize
+        and all(type(p).forward in linear for p in [*layer.children()][1:])
+    ):
+        bias = _bias(layer.lin_l) + (_bias(layer.lin_r) if layer.root_weight else 0)
+        w_neighbor = layer.lin_l.weight.detach()
         w_self = layer.lin_r.weight.detach() if layer.root_weight else torch.zeros_like(w_neighbor)
     else:
         first, second = _linears(layer)

@@ -182,7 +182,6 @@ def kink_distance(layer: Layer, x: Tensor, m: Tensor) -> KinkDistance:
     Returns:
         :class:`KinkDistance`, units of ``x``; infinite where no unit ever switches, NaN where :math:`x_i = m_i`.
 
-
     >>> layer = torch.nn.Sequential(torch.nn.Linear(2, 1), torch.nn.ReLU(), torch.nn.Linear(1, 1))
     >>> layer[0].weight.data, layer[0].bias.data = torch.tensor([[-1.0, 2.0]]), torch.tensor([3.0])
     >>> kink_distance(layer, torch.tensor([[1.0]]), torch.tensor([[0.0]]))
@@ -259,7 +258,7 @@ def check_rows(out: Tensor, x: Tensor) -> None:
 
 def jvp_along(g: Callable[[Tensor, Tensor], Tensor], x: Tensor, m: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
     """A delta and B delta of every gene, (genes, outputs) each, by forward-mode automatic differentiation."""
-    out, toward_x = torch.func.jvp(lambda x: g(x, m), (x,), (delta,))
+    out, toward_x, *_ = torch.func.jvp(lambda x: g(x, m), (x,), (delta,))
     check_rows(toward_x, x)
     toward_m = torch.func.jvp(lambda m: g(x, m), (m,), (delta,))[1]
     odd = torch.arange(len(x), device=x.device) % 2 == 1

@@ -57,14 +57,8 @@ def untrained_weights(
     """
     if count < 1:
         raise ValueError(f"count must be at least 1; got {count}")
-    console = Console(stderr=True)
-    bar = partial(
-        track,
-        description="untrained layers",
-        console=console,
-        transient=True,
-        disable=not (progress and console.is_terminal),
-    )
+    hide = not (progress and (console := Console(stderr=True)).is_terminal)
+    bar = partial(track, description="untrained layers", console=None if hide else console, transient=True, disable=hide)
     (matrix, graph), weights = _open(layer, x, edge_index), []
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
