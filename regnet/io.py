@@ -17,21 +17,22 @@ import torch
 from torch_geometric.data import Data
 
 from regnet.checks import check_gene_names, check_memory, other_matrices, some
-from regnet.network import names_in
+from regnet.network import HEADERS_OF_NAMES
 from regnet.network import read_network as read_network
 from regnet.tables import header_key, read_table
 
 _SUFFIXES = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz", ".h5ad", ".zarr", ".h5", ".loom")
 # As `header_key` spells them: columns of a table that describe genes or cells, what is written above the names of genes (any
 # other header of nothing but numbers is a gene's line), and rows in which HTSeq and STAR count other reads.
-_OF_GENES = """
+OF_GENES = """
 chr chrom chromosome chromosomename seqname start startposition end endposition strand width length genelength lengthbp
-efflength effectivelength exonlength genebiotype biotype genetype description genedescription entrez entrezid entrezgene
-entrezgeneid genename externalgenename geneshortname geneid genesymbol symbol hugosymbol hgncsymbol hgncid ensembl ensemblid
-ensemblgene ensemblgeneid transcriptid idref gccontent percentagegenegccontent cluster mean var ncell highlyvariable basemean
-log2foldchange avglog2fc lfcse pval pvalue pvaladj padj tpm fpkm numread estcount expectedcount
+genelengthbp efflength effectivelength exonlength exoniclength genebiotype biotype genetype description genedescription
+entrez entrezid entrezgene entrezgeneid genename externalgenename geneshortname geneid genesymbol symbol hugosymbol
+hgncsymbol hgncid ensembl ensemblid ensemblgene ensemblgeneid transcriptid idref gccontent percentagegenegccontent cluster
+mean var ncell highlyvariable basemean log2foldchange avglog2fc lfcse pval pvalue pvaladj padj tpm fpkm numread estcount
+expectedcount
 """.split()  # noqa: SIM905
-_ABOVE_GENES = ["", "gene", "name", "id", "index", *_OF_GENES]
+_ABOVE_GENES = ["", "gene", "name", "id", "index", *OF_GENES]
 _COUNTER = "n?(nofeature|ambiguous?|toolowaqual|notaligned|alignmentnotunique|unmapped|multimapping)"
 _OF_CELLS = rf"{_COUNTER}|n(count|feature)rna|percentmt|ngene(sbycount)?|totalcount|pctcount\w+|origident|celltype"
 _Named = tuple[Any, list[str], list[str]]  # cells x genes, cells, genes
@@ -65,18 +66,15 @@ def read_expression(
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     file = Path(folder) / "expression.tsv"
-    ...     _ = file.write_text("gene\tcell 1\tcell 2\nNA\t0.5\t1\n")
+    ...     _ = file.write_text("gene\tcell 1\nNA\t0.5\n")
     ...     read_expression(file).to_df()
              NA
     cell 1  0.5
-    cell 2  1.0
     """
     path = Path(path)
     if not path.name.lower().endswith(_SUFFIXES) and not path.is_dir():
-        raise ValueError(
-            f"{path}: expected a folder with matrix.mtx or an expression file that ends in one of {', '.join(_SUFFIXES)}; "
-            "convert or rename it"
-        )
+        ends = f"a file that ends in one of {', '.join(_SUFFIXES)}"
+        raise ValueError(f"{path}: expected a folder with matrix.mtx or {ends}; convert or rename it")
     is_table = not path.is_dir() and path.suffix.lower() not in (".h5ad", ".zarr", ".h5", ".loom")
     try:
         x, cells, genes = (_read_matrix if is_table else _open_matrix)(path, layer, raw, gene_column, transpose)
@@ -93,8 +91,9 @@ def read_expression(
 def read_names(path: str | Path) -> list[str]:
     r"""Names of genes, such as the transcription factors, each once.
 
-    They are in a column that is called like a regulator (``TF``) or a gene (``symbol``), ignoring case; or else one a line,
-    without a header. Raises ``ValueError`` for a damaged file, one without names, and several columns of other names.
+    They are in a column that is called like a regulator (``TF``) or a gene (``symbol``), ignoring case, without those that
+    a column ``Is TF?`` or ``Label`` denies; or else one a line, without a header. Raises ``ValueError`` for a damaged file,
+    one without names, and several columns of other names.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -104,11 +103,16 @@ def read_names(path: str | Path) -> list[str]:
     ['SPI1', 'NA']
     """
     header, body = read_table(Path(path), str)
-    names = names_in(header, body)
+    keys = [header_key(name) for name in header]
+    for at in [at for at, key in enumerate(keys) if key in ("label", "istf", "istf?")]:
+        body = body[~body[at].str.strip().str.casefold().isin(["no", "false", "0"])]
+    only = [1] if len(keys) == 2 and not keys[0] else []  # behind the numbers of pandas and R
+    column = next(iter([keys.index(key) for key in HEADERS_OF_NAMES if key in keys] + only), None)
+    entries = body[column] if column is not None else [header[0], *body[0]] if len(keys) == 1 else []
+    names = list(dict.fromkeys(name.strip() for name in entries if name.strip()))
     if not names:
-        raise ValueError(
-            f"{path}: expected names of genes, one a line or in a column TF; got {len(body)} lines of {some(header)}"
-        )
+        got = f"{len(body)} lines of {some(header)}"
+        raise ValueError(f"{path}: expected names of genes, one a line or in a column TF; got {got}")
     return names
 
 
@@ -137,16 +141,15 @@ def _read_matrix(path: Path, layer: str | None, raw: bool, gene_column: str | No
         _choose({}, layer, raw)
     header, values = read_table(path, {0: str})
     keys, at = [header_key(name) for name in header], 0
-    other = {n for n, key in enumerate(keys) if (re.fullmatch(_OF_CELLS, key) if transpose else key in _OF_GENES)}
+    other = {n for n, key in enumerate(keys) if (re.fullmatch(_OF_CELLS, key) if transpose else key in OF_GENES)}
     if gene_column is not None:
         at = header.index(_column(gene_column, [] if transpose else header))
         values = read_table(path, {at: str})[1]
         other |= {0} if keys[0] in _ABOVE_GENES or values[0].dtype.kind not in "biuf" else set()
     values[at] = values[at].str.strip()
     counts = values[at].map(header_key).str.fullmatch(_COUNTER).astype(bool) & (not transpose)
-    if left_out := [header[n] for n in sorted(other - {at})] + values[at][counts].tolist():
-        warnings.warn(f"{path}: left out, as no cells and no genes: {some(left_out)}", stacklevel=3)
-        values = values[~counts].drop(columns=other - {at}).reset_index(drop=True)
+    left_out = [header[n] for n in sorted(other - {at})] + values[at][counts].tolist()
+    values = values[~counts].drop(columns=other - {at}).reset_index(drop=True)
     genes, cells = values.pop(at).tolist(), [header[n] for n in values]
     if not genes or not cells:
         raise ValueError(
@@ -164,17 +167,19 @@ def _read_matrix(path: Path, layer: str | None, raw: bool, gene_column: str | No
     x = values.to_numpy(np.float64)
     if not np.isfinite(x).all():
         row, column = np.argwhere(~np.isfinite(x))[0]
-        entry = text.get(values.columns[column], values.iloc[:, column])[row]
-        fix = "impute it, or drop the gene or the cell"
-        if "," in str(entry):
+        entries = text.get(values.columns[column], values.iloc[:, column]).astype(str)
+        entry, fix = entries[row], "impute it, or drop the gene or the cell"
+        if "," in entry:
             fix = "write points for decimals and nothing between thousands"
-        elif (values.iloc[:, column].isna() & (text.get(values.columns[column]) != "")).all():
+        elif np.isnan(x[:, column]).all() and (entries != "").all():
             fix = f"if the column names the genes, say gene_column={cells[column]!r} (--gene-column), else delete it"
         end = "; or does the line end with a separator?" if entry == "" and column == len(cells) - 1 else ""
         raise ValueError(
             f"{path}: the value of {'cell' if transpose else 'gene'} {genes[row]!r} in column {cells[column]!r} must be a "
-            f"finite number; got {str(entry)!r}; {fix}{end}"
+            f"finite number; got {entry!r}; {fix}{end}"
         )
+    if left_out:
+        warnings.warn(f"{path}: left out, as no cells and no genes: {some(left_out)}", stacklevel=3)
     return (x, genes, cells) if transpose else (x.T, cells, genes)
 
 

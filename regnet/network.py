@@ -30,6 +30,7 @@ _HEADERS = {
     combinedscore confidence rhotf2g rho corr correlation corval mi value probability
     """.split(),  # noqa: SIM905
 }
+HEADERS_OF_NAMES = _HEADERS["regulator"] + _GENE
 _OFTEN_WORDS = {"confidence", "score", "value"}  # as weights they are numbers
 _NO_WEIGHT = "p|[pq]val(ue)?|p(val(ue)?)?adj|adjp(val(ue)?)?|fdr|.*(extended|inhibit|repress).*"
 _SAY = "regulator= and target= (--regulator-col and --target-col), or write a header"
@@ -51,7 +52,7 @@ def read_network(
     min_weight: float | None = None,
     genes: Iterable[str] | None = None,
 ) -> Network:
-    r"""Read edges, regulator -> target.
+    """Read edges, regulator -> target.
 
     The columns are known by the headers of BEELINE, GRNBoost2, GENIE3, SCENIC+, decoupler, OmniPath, RegulonDB, Inferelator
     and their like, in any order, ignoring case; a column ``gene`` is the target beside a regulator. What no header names is
@@ -66,8 +67,7 @@ def read_network(
         genes: names of the genes of the expression: they tell an edge from a header, and names of genes from other text.
 
     Returns:
-        The table, with columns ``source``, ``target`` and, where there are weights, ``weight``, for
-        :func:`regnet.make_dataset`; and notices on how it was read.
+        The table of ``source``, ``target`` and, where there are weights, ``weight``; and notices on how it was read.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -75,11 +75,7 @@ def read_network(
         ValueError: a damaged or empty file, a matrix, a line without two names or with more, a label other than 0 and 1, a
             weight that is no finite number, an unknown column, or ``min_weight`` without weights.
 
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     file = Path(folder) / "edges.csv"
-    ...     _ = file.write_text("Target,TF,Label\nLYZ,SPI1,1\nCD4,SPI1,0\n")
-    ...     table, notices = read_network(file)
+    >>> table, notices = read_network(pd.DataFrame({"Target": ["LYZ", "CD4"], "TF": ["SPI1", "SPI1"], "Label": [1, 0]}))
     >>> table.to_numpy().tolist(), notices
     ([['SPI1', 'LYZ']], ["1 of 2 pairs have 0 in column 'Label' and are no edges"])
     """
@@ -92,10 +88,8 @@ def read_network(
     if regulator is None and target is None:
         _check_no_matrix(where, header, body)
     if not {"regulator", "target"} <= columns.keys():
-        raise ValueError(
-            f"{where}: expected two columns, regulator and target, separated by a tab, a comma or a semicolon; "
-            f"got the line {' '.join(header)!r}"
-        )
+        ends = "two columns, regulator and target, separated by a tab, a comma or a semicolon"
+        raise ValueError(f"{where}: expected {ends}; got the line {' '.join(header)!r}")
     if is_file and not named and _is_edge(header, body, columns, guessed, known):
         body = pd.concat([pd.DataFrame([header]), body], ignore_index=True)
         header = [str(number) for number in range(1, len(header) + 1)]
@@ -132,26 +126,14 @@ def read_network(
     return Network(table.reset_index(drop=True), notices)
 
 
-def names_in(header: list[str], body: pd.DataFrame) -> list[str]:
-    """Names in the column of regulators or genes, or else in the only column, which has no header."""
-    keys = [header_key(name) for name in header]
-    column = next((keys.index(key) for key in _HEADERS["regulator"] + _GENE if key in keys), None)
-    if column is None and len(keys) == 2 and not keys[0]:
-        column = 1  # behind the numbers of pandas and R
-    entries = body[column] if column is not None else [] if len(keys) > 1 else [header[0], *body[0]]
-    return list(dict.fromkeys(name.strip() for name in entries if name.strip()))
-
-
 def _from_python(edges: Any) -> tuple[list[str], pd.DataFrame]:
     """As `read_table`, of pairs, or of a data frame, whose index is a column without a name."""
     if not isinstance(edges, pd.DataFrame):
         try:
             edges = pd.DataFrame([(source, target) for source, target in edges], columns=["source", "target"])
         except (TypeError, ValueError):
-            raise TypeError(
-                "edges must be pairs (regulator, target) of gene names or a data frame with columns source and target; got "
-                f"{type(edges).__name__} of another kind; give zip(regulators, targets)"
-            ) from None
+            got = f"got {type(edges).__name__} of another kind; give zip(regulators, targets)"
+            raise TypeError(f"edges must be pairs (regulator, target) of gene names or a data frame; {got}") from None
     body = edges.set_axis(range(1, edges.shape[1] + 1), axis=1).reset_index(drop=True)
     body.insert(0, 0, edges.index.map(str))
     return ["", *map(str, edges.columns)], body
@@ -239,8 +221,8 @@ def _check_no_matrix(where: Any, header: list[str], body: pd.DataFrame) -> None:
         and (not _is_numeric(body[0]) or set(header[1:]) <= set(body[0]))
     ):
         raise ValueError(
-            f"{where}: expected edges, one pair a line; got a matrix of {len(body)} x {len(header) - 1}; melt it, where "
-            'rows are regulators with pandas.read_csv(file, index_col=0).rename_axis("source").melt(ignore_index=False, '
-            'var_name="target", value_name="weight").reset_index(), where columns are with "source" and "target" exchanged; '
+            f"{where}: expected edges, one pair a line; got a matrix of {len(body)} x {len(header) - 1}; melt it: "
+            'pandas.read_csv(file, index_col=0).rename_axis("source").melt(ignore_index=False, var_name="target", '
+            'value_name="weight").reset_index(), with "source" and "target" exchanged where columns are regulators; '
             f"if it is no matrix, say {_SAY}"
         )

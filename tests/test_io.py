@@ -132,6 +132,10 @@ def test_cells_may_be_called_anything(write, cells):
         (f'gene,"{"c" * 200_000}\nA,1\n', ["quotation mark"]),
         ("A,1.5,2\nB,3,4\n", ["expected a header", "values of a gene, A"]),
         ("A,0,3,0\nB,1,0,0\n", ["expected a header"]),
+        ("A,1\nB,3\n", ["expected a header", "values of a gene, A, 1;"]),
+        ('gene,c1\nA,"1,234"\n', ["'1,234'; write points for decimals and nothing between thousands"]),
+        ("gene,what,c1\nA,x,1\nB,y,2\n", ["got 'x'; if the column names the genes, say gene_column='what' (--gene-column)"]),
+        ("Name,Length,EffectiveLength,TPM,NumReads\nA,9,8,1,2\n", ["1 genes and 0 cells below the header 'Name Length"]),
         (f"sep=,\n{TABLE}", ["sep="]),
         ("# a remark and nothing else\n", ["file is empty"]),
     ],
@@ -152,6 +156,7 @@ def test_what_is_wrong_with_a_table_is_said(write, text, words):
         ("gene,c1,c2\nA,3,0\nB,9,8\n__no_feature,7,7\n__ambiguous,1,1\n", "__no_feature, __ambiguous"),
         ("gene,c1,c2\nN_unmapped,7,7\nN_noFeature,1,1\nA,3,0\nB,9,8\n", "N_unmapped, N_noFeature"),
         ("symbol,ENTREZID,Description,c1,c2\nA,7,a protein,3,0\nB,8,another,9,8\n", "ENTREZID, Description"),
+        ("gene,Gene Length (bp),n_cells, c1 ,c2\nA,7,1,3,0\nB,8,2,9,8\n", r"Gene Length \(bp\), n_cells"),
     ],
 )
 def test_what_is_no_cell_and_no_gene_is_left_out_with_a_notice(write, text, left_out):
@@ -166,8 +171,8 @@ def test_a_table_may_name_its_genes_elsewhere_or_hold_cells_x_genes(write):
     with pytest.warns(UserWarning, match="no genes: , ensembl"):
         assert content(read_expression(path, gene_column="name")) == (["007", "08"], ["c1"], [[3], [4]])
     refused(lambda: read_expression(path, gene_column="gene"), "x.csv: there is no gene_column", "ensembl, name, c1")
-    path = write("x.csv", "cell,A,Start,N_unmapped\nc1,1,2,9\nc2,3,4,9\n")
-    with pytest.warns(UserWarning, match="no genes: N_unmapped$"):
+    path = write("x.csv", "cell,A,Start,N_unmapped,nCount_RNA,percent.mt\nc1,1,2,9,7,0.1\nc2,3,4,9,7,0.2\n")
+    with pytest.warns(UserWarning, match="no genes: N_unmapped, nCount_RNA, percent.mt$"):
         assert content(read_expression(path, transpose=True)) == (["A", "Start"], ["c1", "c2"], [[1, 3], [2, 4]])
     refused(lambda: read_expression(path, layer="counts"), "x.csv: there is no layer 'counts'; layers: none; raw: no")
 
@@ -345,6 +350,21 @@ TOOLS = {
     "a label between": ("Target.Gene\tlabel\tTF.name\nLYZ\t1\tSPI1\nNA\t0.0\tSPI1\n", "SPI1 LYZ"),
     "0 and 1 below any header": ("tf,target,is_true\nSPI1,LYZ,TRUE\nSPI1,NA,FALSE\n", "SPI1 LYZ 1.0"),
     "a header that says nothing of the third": ("tf,target,p\nSPI1,LYZ,0\nSPI1,NA,0.5\n", "SPI1 LYZ;SPI1 NA"),
+    "plurals": ("Targets,Regulators\nLYZ,SPI1\n", "SPI1 LYZ"),
+    "identifiers": ("target_id,tf_id,motif_name\nLYZ,SPI1,m\n", "SPI1 LYZ"),
+    "symbols before identifiers": ("tf_id,target_symbol,tf,regulator_symbol\nE1,LYZ,x,SPI1\n", "SPI1 LYZ"),
+    "the first of two columns": ("TF,TF,target\nSPI1,x,LYZ\n", "SPI1 LYZ"),
+    "RegulonDB, new": ("1)regulatorId\t3)RegulatorGeneName\t5)regulatedName\tp\nR1\tSPI1\tLYZ\t0\n", "SPI1 LYZ"),
+    "OmniPath, directed": ("source,target,is_directed,is_inhibition\nSPI1,LYZ,1,0\nSPI1,NA,0,0\n", "SPI1 LYZ"),
+    "Pando": ("tf,target,estimate,pval\nSPI1,LYZ,-0.3,0\nSPI1,NA,0,1\n", "SPI1 LYZ -0.3"),
+    "FigR": ("DORC,Motif,Score\nLYZ,SPI1,0.4\n", "SPI1 LYZ 0.4"),
+    "ARACNE": ("Hub,Target,MI,pvalue\nSPI1,LYZ,0.3,0\n", "SPI1 LYZ 0.3"),
+    "a p-value": ("tf,target,p.value\nSPI1,LYZ,0\nSPI1,NA,1\n", "SPI1 LYZ;SPI1 NA"),
+    "words as value": ("tf,target,value\nSPI1,LYZ,high\n", "SPI1 LYZ"),
+    "SIF, without a header": ("SPI1\tpd\tLYZ\nLYZ\tpd\tNA\n", "SPI1 LYZ;LYZ NA"),
+    "RegNetwork, without a header": ("SPI1,6688,LYZ,4069\nLYZ,4069,NA,1\n", "SPI1 LYZ;LYZ NA"),
+    "TRRUST, without a header": ("SPI1\tLYZ\tActivation\t1;2\nLYZ\tNA\tUnknown\t3\n", "SPI1 LYZ;LYZ NA"),
+    "numbers of pandas, without a header": (",0,1,2\n0,SPI1,LYZ,0.5\n1,SPI1,NA,0\n", "SPI1 LYZ 0.5"),
     "weights without a header": ("SPI1,LYZ,0.5\nSPI1,NA,0\n", "SPI1 LYZ 0.5"),
     "transferrin, without a header": ("LYZ,TF\nSPI1,LYZ\n", "LYZ TF;SPI1 LYZ"),
 }
@@ -366,7 +386,7 @@ def test_the_networks_of_other_tools_are_read(write, tool):
 @pytest.mark.parametrize(
     ("text", "options", "expected"),
     [
-        ("TF,Target,Label\nSPI1,NA,1\nSPI1,LYZ,0\n", {}, ["1 of 2 pairs have 0 in column 'Label' and are no edges"]),
+        ("TF,Target,Label\nSPI1,NA,true\nSPI1,LYZ,false\n", {}, ["1 of 2 pairs have 0 in column 'Label' and are no edges"]),
         ("TF,Target,mor\nSPI1,LYZ,0\nSPI1,NA,-1\n", {}, ["1 of 2 pairs have 0 in column 'mor' and are no edges"]),
         ("SPI1,NA\n", {}, ["the regulator is read from column '1', the target is read from column '2', since no header"]),
         ("x,TF\nNA,SPI1\n", {}, ["the target is read from column 'x', since no header says so; if that is wrong, say reg"]),
@@ -443,6 +463,7 @@ def test_a_line_that_would_fill_the_memory_is_refused(write, lines, monkeypatch)
         ("a,b,c\nSPI1,LYZ,0\nSPI1,NA,0.0\n", ["at least one edge", "got 2 pairs; ", "2 of 2 pairs have 0"]),
         ("TF,Target\nSPI1,LYZ\nSPI1\n", ["a regulator and a target", "'SPI1 '"]),
         ("TF,Target\n,LYZ\n", ["a regulator and a target"]),
+        ("SPI1,LYZ,CD74\nNA,LYZ,CD74\n", ["two names of genes a line; column 'CD74' has others; say regulator="]),
     ],
 )
 def test_what_is_wrong_with_a_network_is_said(write, text, words):
@@ -472,6 +493,9 @@ def test_an_unknown_column_and_a_threshold_without_weights_are_refused(write):
         "target,reg\nLYZ,SPI1\nLYZ,NA\n",
         "# of 2024, by hand\nEnsembl ID\tHGNC symbol\nE1\tSPI1\nE2\tNA\n",
         '"","x"\n"1","SPI1"\n"2","NA"\n',
+        "TFs\nSPI1\nNA\n",
+        "HGNC symbol,Is TF?\nSPI1,Yes\nLYZ,No\nNA,Yes\n",
+        "gene,is_tf\nSPI1,1\nLYZ, FALSE\nCD4,0\nNA,TRUE\n",
     ],
 )
 def test_names_come_from_the_column_of_regulators_or_genes_or_the_only_one(write, text):
