@@ -17,6 +17,10 @@ import torch
 from hypothesis import HealthCheck, Phase, settings
 from torch import Tensor
 from torch_geometric.data import Data
+from typer.testing import CliRunner, Result
+
+import regnet
+from regnet.cli import app
 
 settings.register_profile(
     "regnet", derandomize=True, deadline=None, database=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow]
@@ -118,6 +122,19 @@ def random_graph(rng: torch.Generator) -> Callable[[int, int], Tensor]:
         return pairs[torch.randperm(len(pairs), generator=rng)[:num_edges]].T.contiguous()
 
     return draw
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, tiny_data: Data, tmp_path: Path) -> Callable[..., Result]:
+    """Runs the command line in an empty folder, where `tiny` is a data set, too."""
+    real = regnet.load_dataset
+
+    def load(name: str, dtype: torch.dtype = torch.float32) -> Data:
+        return tiny_data.clone().apply(lambda x: x.to(dtype), "x") if name == "tiny" else real(name, dtype=dtype)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("regnet.data.load_dataset", load)
+    return lambda *arguments: CliRunner().invoke(app, list(map(str, arguments)))
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Layers that several test files try, how close is close, and what a refusal is."""
+"""Layers that several test files try, how close is close, and what a refusal is, in Python and on the command line."""
 
 from __future__ import annotations
 
@@ -43,6 +43,11 @@ def dropping():
     return nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Dropout(0.9), nn.Linear(32, 5)).double()
 
 
+def pairs(edges):
+    """The edges as a set of (regulator, target)."""
+    return set(map(tuple, edges.T.tolist()))
+
+
 def refused(function, *words, error=ValueError):
     """The function raises, in one line that has the words."""
     with pytest.raises(error) as caught:
@@ -50,3 +55,16 @@ def refused(function, *words, error=ValueError):
     for word in words:
         assert word in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def assert_error(result, *words):
+    """The command ended with 1 and one line that has the words, the last on the error stream."""
+    assert result.exit_code == 1 and isinstance(result.exception, SystemExit), result.output
+    assert_last_line(result.stderr, *words)
+
+
+def assert_last_line(text, *words):
+    assert "Traceback" not in text
+    assert [line for line in text.splitlines() if line.startswith("Error: ")] == text.splitlines()[-1:]
+    for word in words:
+        assert word in text.splitlines()[-1]

@@ -27,9 +27,11 @@ from regnet import (
     secant_weight,
 )
 from regnet.checkpoint import load_layers
+from regnet.graph import rewire
 
 # Expression and edges in memory
 
+LAYER = mlp()
 PAIRS = [
     lambda x, m: posterior_mean(x, m, 0.5),
     lambda x, m: effective_weight(lambda x, m: x + m, x, m, "jvp"),
@@ -84,6 +86,25 @@ def test_two_devices_are_refused_by_name():
     for method in ("exact", "jvp", "finite-difference"):
         refused(lambda method=method: effective_weight(mlp(2).to("meta"), x, -x, method), "x on cpu and the layer on meta")
     refused(lambda: secant_weight(mlp(2).to("meta"), x, -x), "x on cpu and the layer on meta")
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x, m, edges: neighbor_mean(x, edges),
+        lambda x, m, edges: rewire(edges),
+        lambda x, m, edges: effective_weight_on_graph(LAYER, x, edges),
+        lambda x, m, edges: posterior_weight(0.5, m.exp()),
+        lambda x, m, edges: prior_variance(x, m, 0.2),
+        lambda x, m, edges: prior_variance(x, m, m.exp()),
+    ],
+)
+def test_a_default_device_other_than_that_of_the_data_changes_nothing(call, normal, random_graph):
+    data = normal(9, 4), normal(9, 4), random_graph(9, 30)
+    expected = call(*data)
+    with torch.device("meta"):  # the default for new tensors, as a graphics card may be
+        got = call(*data)
+    torch.testing.assert_close(got, expected, rtol=0, atol=0, equal_nan=True)
 
 
 def test_no_gene_gives_no_weight(normal):

@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import zarr
 
 ROOT = Path(__file__).parents[1]
 
@@ -56,14 +55,3 @@ def test_a_target_is_reached_by_the_median(benchmarks):
     assert not Line("", "", [1.1, 1.4, 1.5], at_most=1.3).reached
     assert Line("", "", [], at_most=1.3).reached is False  # not measured is not reached
     assert Line("", "", [1.0]).reached is None
-
-
-def test_a_matrix_on_disk_is_whole_or_not_there(benchmarks, tmp_path):
-    from on_disk import write_matrix
-
-    path = tmp_path / "folder/4x6.zarr"
-    assert write_matrix(path, 4, 6, 2)
-    assert not write_matrix(path, 4, 6, 2)  # kept
-    assert write_matrix(path, 4, 8, 2)  # of another shape
-    assert zarr.open_array(path, mode="r").shape == (4, 8)
-    assert [entry.name for entry in path.parent.iterdir()] == ["4x6.zarr"]

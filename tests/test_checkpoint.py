@@ -131,10 +131,7 @@ def test_the_layers_of_a_part_of_a_regnet_are_those_of_its_whole(save):
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        (
-            None,
-            ["one layer called 'graphsage.layers.0.agg'", "it holds 'attention.lin', 'convs.0', 'convs.1'"],
-        ),
+        (None, ["one layer called 'graphsage.layers.0.agg'", "it holds 'attention.lin', 'convs.0', 'convs.1'"]),
         ("0", ["one layer called '0'", "it holds 'convs.0'"]),
         ("project", ["'project' is not supported: a SAGEConv with project=True"]),
         ("attention", ["'attention' is not supported: expected Linear", "att_src"]),

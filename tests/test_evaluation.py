@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from examples import pairs
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
@@ -12,14 +13,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from regnet import RegNet
-from regnet.evaluation import EdgeSplit, _correlation, evaluate, split_edges
+from regnet.evaluation import _correlation, evaluate, split_edges
 from regnet.structure import pair_features
 
 PARTS = [f"{part}_{kind}" for part in ("train", "val", "test") for kind in ("edges", "non_edges")]
-
-
-def pairs(edges):
-    return set(map(tuple, edges.T.tolist()))
 
 
 def parts(split):
@@ -111,23 +108,3 @@ def test_the_baselines_do_not_see_which_test_pairs_are_edges():
     edge_index = (torch.rand(60, 60, generator=generator) < 0.1).nonzero().T
     metrics = evaluate(RegNet(5).eval(), torch.randn(60, 5, generator=generator), split_edges(edge_index, 60))
     assert all(abs(metrics[f"auroc{name}"] - 0.5) < 0.1 for name in ("_degree", "_structure", "_correlation"))
-
-
-def test_the_degree_baseline_by_hand():
-    """Only training edges count; the pair (0, 3) scores 2 * 1, (0, 4) scores 2 * 0, (1, 3) scores 1 * 1."""
-    one = torch.tensor([[0], [5]])
-    split = EdgeSplit(
-        train_edges=torch.tensor([[0, 0, 1], [2, 3, 2]]), train_non_edges=one, val_edges=one, val_non_edges=one,
-        test_edges=torch.tensor([[0], [3]]), test_non_edges=torch.tensor([[0, 1], [4, 3]]),
-    )  # fmt: skip
-    metrics = evaluate(RegNet(4).eval(), torch.randn(6, 4), split)
-    assert metrics["auroc_degree"] == metrics["auprc_degree"] == 1.0
-
-
-def test_the_structural_baseline_sees_reverse_edges():
-    """Every edge of this graph is known both ways: where one of the two is hidden, the other gives it away."""
-    generator = torch.Generator().manual_seed(0)
-    one_way = torch.rand(40, 40, generator=generator).triu(1) > 0.8
-    edge_index = (one_way | one_way.T).nonzero().T
-    metrics = evaluate(RegNet(3).eval(), torch.randn(40, 3, generator=generator), split_edges(edge_index, 40))
-    assert metrics["auprc_structure"] > 0.6 > 0.4 > metrics["auprc_degree"]

@@ -18,12 +18,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from examples import assert_error, assert_last_line
 from PIL import Image
-from typer.testing import CliRunner
 
 from regnet import RegNet, training
 from regnet.checkpoint import load_layers
-from regnet.cli import app
 from regnet.report import REPORT_FILES
 from regnet.writing import output_lock
 
@@ -243,25 +242,6 @@ def test_a_signal_during_a_training_is_reported_with_how_to_go_on(number, code, 
     assert contents(tmp_path / "o") == expected
 
 
-@pytest.fixture
-def run(monkeypatch, tmp_path):
-    """Runs the command line in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-    return lambda *arguments: CliRunner().invoke(app, list(map(str, arguments)))
-
-
-def assert_one_line(result, *expected):
-    assert result.exit_code == 1 and isinstance(result.exception, SystemExit), result.output
-    assert_last_line(result.stderr, *expected)
-
-
-def assert_last_line(text, *expected):
-    assert "Traceback" not in text
-    assert [line for line in text.splitlines() if line.startswith("Error: ")] == text.splitlines()[-1:]
-    for words in expected:
-        assert words in text.splitlines()[-1]
-
-
 def test_a_run_killed_before_its_first_epoch_is_not_taken_for_the_finished_one_that_it_replaces(run, own_files, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
@@ -326,11 +306,11 @@ def test_a_full_disk_during_a_training_leaves_the_old_files_and_what_was_kept(pl
     left = contents(Path("o"))
     kept = left.pop("training/last.ckpt", None)
     assert left == old, "old outputs as they were, and nothing half written"
-    assert_one_line(result, "cannot write to o", "(No space left on device); make room there", "another folder (--out)")
+    assert_error(result, "cannot write to o", "(No space left on device); make room there", "another folder (--out)")
     if place in ("the lock", "the state at the start"):
         assert kept is None and not Path("o/training").exists() and "--resume" not in result.stderr
     else:
-        assert_one_line(result, "then the same command with --resume in place of --force goes on")
+        assert_error(result, "then the same command with --resume in place of --force goes on")
         assert run(*command, "--resume").exit_code == 0
         assert contents(Path("o")).keys() == set(REPORT_FILES)
         assert json.loads(Path("o/metrics.json").read_text())["seed"] == 0
@@ -390,7 +370,7 @@ def test_a_second_run_into_one_folder_is_refused_and_the_first_goes_on(
     assert contents(out) == expected
     assert len(others) == 3
     for other in others:
-        assert_one_line(other, f"another run is writing to {out}; wait until it has ended, or give another folder (--out)")
+        assert_error(other, f"another run is writing to {out}; wait until it has ended, or give another folder (--out)")
 
 
 def test_a_folder_in_the_place_of_an_output_is_found_before_the_first_is_replaced(run, own_files, trained, tmp_path):
@@ -399,5 +379,6 @@ def test_a_folder_in_the_place_of_an_output_is_found_before_the_first_is_replace
     Path("o/shrinkage_vs_expr.png").unlink()
     Path("o/shrinkage_vs_expr.png").mkdir()
     old = contents(Path("o"))
-    assert_one_line(run(*command, "--force"), "cannot write to o (shrinkage_vs_expr.png is a folder)")
+    assert_error(run(*command), "o holds shrinkage.csv of an earlier run", "--force")
+    assert_error(run(*command, "--force"), "cannot write to o (shrinkage_vs_expr.png is a folder)")
     assert contents(Path("o")) == old

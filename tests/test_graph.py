@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch_geometric.nn import SAGEConv
 
-from regnet.checks import check_edge_index, check_expression, check_matrix, check_pair
-from regnet.graph import Adjacency, in_degree, mean_over_regulators, neighbor_mean, rewire
+from regnet.checks import check_edge_index, check_expression
+from regnet.graph import in_degree, mean_over_regulators, neighbor_mean, rewire
 
 
 def dense_mean(x, edge_index):
@@ -32,34 +32,10 @@ def sage_mean(x, edge_index):
         return conv(x, edge_index)
 
 
-def test_mean_goes_from_regulator_to_target():
-    x = torch.tensor([[1.0, 10.0], [3.0, 30.0], [5.0, 50.0]], dtype=torch.float64)
-    m = neighbor_mean(x, torch.tensor([[0, 1], [2, 2]]))
-    assert m.tolist() == [[0, 0], [0, 0], [2, 20]]
-
-
-def test_mean_agrees_with_dense_matrix_and_sageconv(normal, random_graph):
+def test_the_mean_is_that_of_pyg_where_edges_are_repeated_too(normal, random_graph):
     x, edge_index = normal(15, 6), random_graph(15, 60)
-    m = neighbor_mean(x, edge_index)
-    torch.testing.assert_close(m, dense_mean(x, edge_index), rtol=1e-10, atol=1e-14)
-    torch.testing.assert_close(m, sage_mean(x, edge_index), rtol=1e-10, atol=1e-14)
-
-
-def test_repeated_edges_weigh_as_in_pyg(normal):
-    x = normal(4, 5)
-    edge_index = torch.tensor([[0, 0, 0, 1], [2, 2, 2, 2]])
-    m = neighbor_mean(x, edge_index)
-    torch.testing.assert_close(m, sage_mean(x, edge_index), rtol=1e-10, atol=1e-14)
-    torch.testing.assert_close(m[2], (3 * x[0] + x[1]) / 4, rtol=1e-10, atol=1e-14)
-    assert in_degree(edge_index, 4).tolist() == [0, 0, 4, 0]
-
-
-def test_in_degree_counts_row_1(random_graph):
-    edge_index = random_graph(9, 30)
-    got = in_degree(edge_index, 9)
-    assert got.dtype == torch.int64
-    assert got.tolist() == [int((edge_index[1] == gene).sum()) for gene in range(9)]
-    assert got[-1] == 0
+    edge_index = torch.cat([edge_index, edge_index[:, :9]], dim=1)
+    torch.testing.assert_close(neighbor_mean(x, edge_index), sage_mean(x, edge_index), rtol=1e-10, atol=1e-14)
 
 
 def test_int32_edges_do_as_int64(normal, random_graph):
@@ -68,39 +44,26 @@ def test_int32_edges_do_as_int64(normal, random_graph):
     assert torch.equal(in_degree(edge_index.int(), 6), in_degree(edge_index, 6))
 
 
-def test_mean_ignores_edge_order_and_follows_gene_order(normal, random_graph, rng):
-    x, edge_index = normal(12, 4), random_graph(12, 40)
-    m = neighbor_mean(x, edge_index)
-    shuffled = edge_index[:, torch.randperm(40, generator=rng)]
-    torch.testing.assert_close(neighbor_mean(x, shuffled), m, rtol=1e-10, atol=1e-14)
-    order = torch.randperm(12, generator=rng)
-    place = order.argsort()
-    torch.testing.assert_close(neighbor_mean(x[order], place[edge_index]), m[order], rtol=1e-10, atol=1e-14)
-
-
 @given(
     genes=st.integers(1, 6),
     cells=st.integers(0, 4),
     dtype=st.sampled_from([torch.float32, torch.float64]),
-    constant=st.booleans(),
     data=st.data(),
 )
-def test_mean_of_any_shape(genes, cells, dtype, constant, data):
+def test_mean_of_any_shape(genes, cells, dtype, data):
     gene = st.integers(0, genes - 1)
     edges = data.draw(st.lists(st.tuples(gene, gene), min_size=1, max_size=12))
     edge_index = torch.tensor(edges).T
-    x = (
-        torch.ones(genes, cells, dtype=dtype)
-        if constant
-        else torch.arange(genes * cells, dtype=dtype).reshape(genes, cells) ** 2 - 3
-    )
+    x = torch.arange(genes * cells, dtype=dtype).reshape(genes, cells) ** 2 - 3
     m = neighbor_mean(x, edge_index)
     assert m.shape == x.shape and m.dtype == dtype
     tolerance = 8 * torch.finfo(dtype).eps
     torch.testing.assert_close(m, dense_mean(x, edge_index), rtol=tolerance, atol=600 * tolerance)
-    assert torch.equal(
-        m[in_degree(edge_index, genes) == 0], torch.zeros(int((in_degree(edge_index, genes) == 0).sum()), cells, dtype=dtype)
-    )
+    count = in_degree(edge_index, genes)
+    assert count.dtype == torch.int64 and count.tolist() == [
+        sum(target == gene for _, target in edges) for gene in range(genes)
+    ]
+    assert (m[count == 0] == 0).all()
 
 
 def test_mean_is_differentiable_in_every_way(normal, random_graph):
@@ -135,6 +98,7 @@ def test_in_float32_the_mean_is_summed_in_float64(normal):
         ([[1.0]], TypeError, ["float32 or float64", "list"]),
         (torch.zeros(3), ValueError, ["(genes, cells)", "(3,)"]),
         (torch.zeros(1, 2, 3), ValueError, ["(genes, cells)", "(1, 2, 3)"]),
+        (torch.eye(2).to_sparse(), TypeError, ["dense", "torch.sparse_coo", "counts.to_dense()"]),
         (
             torch.tensor([[0.0, 1.0], [float("nan"), float("nan")]]),
             ValueError,
@@ -161,6 +125,7 @@ def test_unusable_expression_is_refused(x, error, words):
         ([[0], [1]], TypeError, ["integer", "list"]),
         (torch.tensor([0, 1]), ValueError, ["(2, edges)", "(2,)"]),
         (torch.tensor([[0, 1, 2]]), ValueError, ["(2, edges)", "(1, 3)", "regulators in row 0"]),
+        (torch.tensor([[0, 1]] * 3), ValueError, ["(2, edges)", "(3, 2)", "transpose it, edge_index.T"]),
         (torch.empty(2, 0, dtype=torch.long), ValueError, ["empty", "no gene has a regulator"]),
         (torch.tensor([[0, 3], [1, 1]]), ValueError, ["edge 1 (3 -> 1)", "does not exist", "3 genes, numbered 0 to 2"]),
         (torch.tensor([[0], [-1]]), ValueError, ["edge 0 (0 -> -1)", "does not exist"]),
@@ -176,56 +141,6 @@ def test_unusable_edges_are_refused(edge_index, error, words):
             call()
         for word in words:
             assert word in str(caught.value)
-
-
-@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
-def test_messages_say_what_to_do_word_for_word():
-    counts = torch.zeros(2, 2, dtype=torch.int64)
-    with pytest.raises(TypeError) as caught:
-        check_expression(counts)
-    assert str(caught.value) == (
-        "x must be a torch.Tensor (genes, cells) of float32 or float64; got a tensor of torch.int64; "
-        "convert it, e.g. torch.as_tensor(array, dtype=torch.float32)"
-    )
-    rows, columns = torch.eye(2).to_sparse_csr(), torch.eye(2).to_sparse_csc()
-    check_matrix(rows, sparse=True)
-    with pytest.raises(TypeError) as caught:
-        check_matrix(rows)
-    assert str(caught.value) == "x must be dense; got torch.sparse_csr; convert it with x.to_dense()"
-    with pytest.raises(TypeError) as caught:
-        check_matrix(columns, "m", sparse=True)
-    assert str(caught.value) == (
-        "m must be dense or CSR; got torch.sparse_csc; convert it with m.to_sparse_csr() or to_dense()"
-    )
-    with pytest.raises(TypeError, match=r"^x must be a torch\.Tensor"):
-        check_pair(counts, counts)
-    with pytest.raises(TypeError) as caught:
-        check_edge_index(torch.zeros(2, 1), 3)
-    assert str(caught.value) == (
-        "edge_index must be an integer torch.Tensor (2, edges); got a tensor of torch.float32; "
-        "convert it, e.g. torch.as_tensor(array, dtype=torch.long)"
-    )
-    shaped = "edge_index must be (2, edges), regulators in row 0 and targets in row 1; got shape "
-    for shape, fix in {(3, 2): "(3, 2); transpose it, edge_index.T", (3, 4): "(3, 4)", (2,): "(2,)"}.items():
-        with pytest.raises(ValueError, match="must be") as caught:
-            check_edge_index(torch.zeros(shape, dtype=torch.long), 3)
-        assert str(caught.value) == shaped + fix
-
-
-def test_a_default_device_other_than_that_of_the_data_changes_nothing(normal, random_graph):
-    x, edge_index = normal(9, 4), random_graph(9, 30)
-    picked = torch.tensor([7, 2])
-
-    def results():
-        graph = Adjacency.of(edge_index, 9)
-        lists = graph.select(picked)
-        return graph.mean(x), lists.mean(x), lists.mean(x.float()), neighbor_mean(x, edge_index), rewire(edge_index)
-
-    expected = results()
-    with torch.device("meta"):  # the default for new tensors, as a graphics card may be
-        got = results()
-    for one, other in zip(got, expected, strict=True):
-        assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -244,6 +159,8 @@ def test_rewire_keeps_degrees_and_makes_a_simple_graph(random_graph, seed):
 def test_rewire_is_reproducible_and_leaves_its_input_and_the_global_state(random_graph):
     edge_index = random_graph(15, 40)
     before, state = edge_index.clone(), torch.get_rng_state()
+    assert torch.equal(rewire(edge_index), rewire(edge_index, 0, 10))
+    assert not torch.equal(rewire(edge_index), rewire(edge_index, 0, 11))
     first = rewire(edge_index, seed=5)
     assert torch.equal(first, rewire(edge_index, seed=5))
     assert not torch.equal(first, rewire(edge_index, seed=6))
@@ -260,13 +177,6 @@ def test_rewire_keeps_a_graph_that_has_only_one_realisation():
 def test_rewire_reaches_every_graph_with_its_degrees():
     edge_index = torch.tensor([[0, 1, 2], [3, 4, 5]])
     assert {tuple(rewire(edge_index, seed)[1].tolist()) for seed in range(60)} == set(permutations((3, 4, 5)))
-
-
-def test_rewire_by_default_tries_ten_swaps_an_edge_from_seed_0(random_graph):
-    edge_index = random_graph(20, 70)
-    assert torch.equal(rewire(edge_index), rewire(edge_index, 0, 10))
-    for other in (rewire(edge_index, 1, 10), rewire(edge_index, 0, 11)):
-        assert not torch.equal(rewire(edge_index), other)
 
 
 def test_rewire_refuses_what_is_no_graph():

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 import torch
+from examples import close
 from torch import nn
-from torch_geometric.nn import SAGEConv
 
 import regnet.model
 from regnet import RegNet
 from regnet.graph import neighbor_mean
-from regnet.model import GatedAttention, GraphSAGE, MLPAggregator
+from regnet.model import GatedAttention, MLPAggregator
 
 
 @pytest.fixture
@@ -21,10 +21,6 @@ def small(normal, random_graph):
     return model, normal(10, 5), random_graph(10, 30), torch.tensor([[0, 3, 9], [1, 3, 2]])
 
 
-def close(got, expected):
-    torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-13)
-
-
 def test_aggregator_is_the_notes_formula(normal):
     layer, x, m = MLPAggregator(3, 6).double(), normal(5, 3), normal(5, 3)
     (w1, b1), (w2, b2) = ((part.weight, part.bias) for part in (layer.mlp[0], layer.mlp[2]))
@@ -32,21 +28,6 @@ def test_aggregator_is_the_notes_formula(normal):
         [w2 @ (w1[:, :3] @ x_i + w1[:, 3:] @ m_i + b1).clamp(min=0) + b2 for x_i, m_i in zip(x, m, strict=True)]
     )
     close(layer(x, m), expected)
-
-
-def test_graphsage_with_a_linear_aggregator_is_pyg_sageconv(normal, random_graph):
-    """Large positive biases open every unit: the first layer becomes Eq. (2), which SAGEConv computes."""
-    torch.manual_seed(1)
-    sage = GraphSAGE(4, 6, num_layers=1, dropout=0.0).double()
-    x, edge_index = normal(12, 4), random_graph(12, 40)
-    first, second = sage.layers[0].agg.mlp[0], sage.layers[0].agg.mlp[2]
-    first.bias.data.fill_(100.0)
-    second.bias.data.fill_(1000.0)  # also keeps the layer's own ReLU open
-    conv = SAGEConv(4, 6).double()
-    conv.lin_r.weight.data = second.weight.data @ first.weight.data[:, :4]
-    conv.lin_l.weight.data = second.weight.data @ first.weight.data[:, 4:]
-    conv.lin_l.bias.data = second.weight.data @ first.bias.data + second.bias.data
-    close(sage(x, edge_index), conv(x, edge_index))
 
 
 def test_graphsage_is_relu_after_each_layer(small):
@@ -84,13 +65,8 @@ def test_forward_is_the_chain_of_its_parts(small):
     out = model(x, edge_index, pairs)
     hidden = model.attention(model.graphsage(x, edge_index))
     mu, logvar = model.vae.encoder.fc_mu(hidden), model.vae.encoder.fc_logvar(hidden)
-    for got, expected in (
-        (out.hidden, hidden),
-        (out.mu, mu),
-        (out.logvar, logvar),
-        (out.reconstruction, model.vae.decoder(mu)),
-    ):
-        close(got, expected)
+    for name, expected in (("hidden", hidden), ("mu", mu), ("logvar", logvar), ("reconstruction", model.vae.decoder(mu))):
+        close(getattr(out, name), expected)
     for logit, (regulator, target) in zip(out.logits, pairs.T.tolist(), strict=True):
         close(logit[None], model.edge_classifier(torch.cat([mu[regulator], mu[target]])))
     flipped = model(x, edge_index, pairs.flip(0)).logits

@@ -21,7 +21,6 @@ from regnet.report import (
     REPORT_FILES,
     SHRINKAGE_FILES,
     layer_input,
-    undefined_genes,
     weigh,
     write_h5ad,
     write_report,
@@ -143,13 +142,6 @@ def test_the_files_of_a_table_are_all_written_or_none(model, tiny_data, tmp_path
     with pytest.raises(ZeroDivisionError):
         write_shrinkage(tmp_path / "p", weights)
     assert not (tmp_path / "p").exists()
-
-
-def test_genes_without_a_weight_are_counted_by_reason(model, tiny_data):
-    tiny_data.x[6:8] = tiny_data.x[5]
-    table = shrinkage_table(model.graphsage.layers[0].agg, tiny_data, torch.tensor([[5, 5, 5], [6, 7, 8]]))
-    assert undefined_genes(table) == {"without regulators": 37, "equal to the mean of the regulators": 2}
-    assert undefined_genes(table[8:9]) == {}
 
 
 def test_names_and_tfs_may_be_missing(model, tiny_data):

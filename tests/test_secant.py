@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from examples import close, dropping, linear, mlp
-from hypothesis import given
-from hypothesis import strategies as st
-from numpy.polynomial.legendre import leggauss
+from examples import close, linear, mlp
 from torch import nn
 from torch_geometric.nn import SAGEConv
 
 from regnet import effective_weight, secant_weight
-from regnet.layers import as_function
-from regnet.model import MLPAggregator
 
 
 def full(count, value):
@@ -66,52 +61,6 @@ def test_it_is_the_weight_of_any_rule_that_depends_on_the_length_of_delta(name, 
         close(secant_weight(rule(WEIGHTS[name], Q, shift), x, m), expected)
 
 
-@given(
-    cells=st.integers(1, 6),
-    out=st.integers(1, 6),
-    genes=st.integers(1, 6),
-    seed=st.integers(0, 10_000),
-    exponent=st.integers(-6, 6),
-    power=st.floats(0.2, 3),
-)
-def test_it_is_the_weight_for_random_maps_shapes_and_units(cells, out, genes, seed, exponent, power):
-    generator = torch.Generator().manual_seed(seed)
-    x, m, Q = (
-        torch.randn(*shape, dtype=torch.float64, generator=generator) * scale
-        for shape, scale in (((genes, cells), 10.0**exponent), ((genes, cells), 10.0**exponent), ((out, cells), 1.0))
-    )
-    typical = 10.0**exponent
-
-    def weight(r):
-        return 1 / (1 + (r / typical) ** power)
-
-    delta = x - m
-    # Where Q all but annuls delta, what is left of Q delta is rounding.
-    usable = length(delta @ Q.T).squeeze(1) > 1e-3 * length(delta).squeeze(1) * Q.norm()
-    usable &= length(delta).squeeze(1) > 1e-2 * torch.maximum(length(x), length(m)).squeeze(1)
-    got = secant_weight(rule(weight, Q), x, m)
-    close(got[usable], weight(length(delta)).squeeze(1)[usable], rtol=1e-9)
-
-
-def test_the_weight_may_depend_on_the_gene_and_on_everything_else(pair, normal):
-    """Only g(m, m) = Q m, g(x, x) = Q x and g(x, m) = Q (m + w_i delta) are used."""
-    x, m = pair
-    Q, w = normal(6, 4), torch.rand(11, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
-    close(secant_weight(lambda a, b: (b + w * (a - b)) @ Q.T, x, m), w.squeeze(1))
-
-
-def test_a_map_that_is_affine_only_between_m_and_x_suffices(normal):
-    """ReLU after the estimate, with every coordinate of x and m on one side: affine there, not elsewhere."""
-    x, m = normal(7, 4).abs() * torch.tensor([1, -1, 1, -1]), normal(7, 4).abs() * torch.tensor([1, -1, 1, -1])
-    close(secant_weight(lambda a, b: (b + 0.3 * (a - b)).relu(), x, m), full(7, 0.3))
-
-
-def test_a_map_with_a_kink_between_m_and_x_does_not_suffice():
-    """h = ReLU(0.5 x + 0.5 m) with m = -3, x = 1: g(x, m) = g(m, m) = 0, so the secant weight is 0 and not 0.5."""
-    x, m = torch.tensor([[1.0]]).double(), torch.tensor([[-3.0]]).double()
-    assert secant_weight(lambda a, b: (0.5 * a + 0.5 * b).relu(), x, m).tolist() == [0.0]
-
-
 @pytest.mark.parametrize(("w", "expected"), [(1.5, 0.75), (3.0, 0.6), (-0.5, 0.25), (-2.0, 0.4)])
 def test_weights_outside_0_and_1_are_folded_back(w, expected, pair):
     """|w| / (|w| + |1 - w|): the lengths have no sign, so an overshoot looks like a weight."""
@@ -132,26 +81,6 @@ def test_a_rule_without_a_value_at_m_equal_to_x_has_none(pair):
 def test_an_affine_layer_has_the_same_weight_both_ways(layer, pair):
     method = "jvp" if isinstance(layer, nn.Sequential) else "exact"
     close(secant_weight(layer.double(), *pair), effective_weight(layer.double(), *pair, method), rtol=1e-10)
-
-
-@pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh])
-def test_it_is_the_path_integral_of_the_directional_derivative(activation, pair):
-    """From (m, m) to (x, m) for the self secant, from (x, m) to (x, x) for the other one; Gauss-Legendre in pieces."""
-    x, m = pair
-    layer = mlp(activation=activation)
-    g = as_function(layer)
-    delta = x - m
-    nodes, weights = leggauss(8)
-    pieces = 100 if activation is nn.ReLU else 20
-    toward_x, toward_m = torch.zeros(2, 11, 5, dtype=torch.float64).unbind()
-    with torch.no_grad():
-        for piece in range(pieces):
-            for node, weight in zip((nodes + 1) / 2, weights / 2, strict=True):
-                t = (piece + node) / pieces
-                toward_x += torch.func.jvp(lambda a: g(a, m), (m + t * delta,), (delta,))[1] * weight / pieces
-                toward_m += torch.func.jvp(lambda b: g(x, b), (m + t * delta,), (delta,))[1] * weight / pieces
-        a, b = toward_x.norm(dim=1), toward_m.norm(dim=1)
-    close(secant_weight(layer, x, m), a / (a + b), rtol=5e-3 if activation is nn.ReLU else 1e-10)
 
 
 def test_it_differs_from_the_effective_weight_where_a_kink_lies_between(pair):
@@ -201,14 +130,3 @@ def test_three_passes_and_no_derivative(pair):
     wanted = [(x, m), (m, m), (x, x)]
     assert len(asked) == 3
     assert all(any(torch.equal(a, c) and torch.equal(b, d) for a, b in asked) for c, d in wanted)
-
-
-def test_linear_sequential_sageconv_and_modules_are_taken(pair, normal):
-    layers = [nn.Linear(8, 3).double(), mlp(), SAGEConv(4, 6).double(), MLPAggregator(4, 7).double(), dropping()]
-    for layer in layers:
-        got = secant_weight(layer, *pair)
-        assert got.shape == (11,) and ((got > 0) & (got < 1)).all()
-    Q = normal(6, 4)
-    conv = SAGEConv(4, 6).double()
-    conv.lin_r.weight.data, conv.lin_l.weight.data = 0.2 * Q, 0.8 * Q
-    close(secant_weight(conv, *pair), full(11, 0.2))

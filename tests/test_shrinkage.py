@@ -8,8 +8,6 @@ from functools import partial
 import pytest
 import torch
 from examples import close, dropping, layers, linear, mlp, refused
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import nn
 from torch_geometric.nn import SAGEConv
 
@@ -38,26 +36,13 @@ def pair(normal):
 
 
 @pytest.mark.parametrize("layer", layers(), ids=lambda layer: type(layer).__name__)
-def test_exact_is_the_norm_of_the_jacobians_along_delta(layer, pair):
-    x, m = pair
-    got = sensitivities(layer, x, m)
-    layer.eval()
-    g = as_function(layer)
-    for gene in range(x.size(0)):
-        delta = x[gene] - m[gene]
-        A = jacobian(lambda v, gene=gene: g(v[None], m[gene : gene + 1])[0], x[gene])
-        B = jacobian(lambda v, gene=gene: g(x[gene : gene + 1], v[None])[0], m[gene])
-        close(got.self_sensitivity[gene], (A @ delta).norm())
-        close(got.neighbor_sensitivity[gene], (B @ delta).norm())
-
-
-@pytest.mark.parametrize("layer", layers(), ids=lambda layer: type(layer).__name__)
 def test_exact_is_forward_mode_and_finite_differences(layer, pair):
     x, m = pair
     exact = sensitivities(layer, x, m)
     jvp = sensitivities(layer, x, m, "jvp")
     close(exact.self_sensitivity, jvp.self_sensitivity)
     close(exact.neighbor_sensitivity, jvp.neighbor_sensitivity)
+    assert ((exact.weight >= 0) & (exact.weight <= 1)).all()
     for central in (False, True):
         numeric = sensitivities(layer, x, m, "finite-difference", eps=1e-6, central=central)
         close(exact.self_sensitivity, numeric.self_sensitivity, rtol=1e-6)
@@ -89,20 +74,11 @@ def test_methods_other_than_exact_take_any_layer(pair):
 
 
 @pytest.mark.parametrize("w", [0.0, 1e-12, 0.3, 0.5, 1 - 1e-12, 1.0])
-def test_an_orthogonal_shrinker_returns_its_weight(w, pair, normal):
-    Q = torch.linalg.qr(normal(4, 4))[0]
-    for scale in (1.0, -1.0, 1e-8, 1e8):
-        close(
-            effective_weight(linear(scale * w * Q, scale * (1 - w) * Q), *pair),
-            torch.full((11,), w, dtype=torch.float64),
-            rtol=1e-10,
-            atol=1e-16,
-        )
-
-
-def test_any_common_map_returns_the_weight_but_unequal_maps_do_not(pair, normal):
+def test_any_common_map_returns_the_weight_but_unequal_maps_do_not(w, pair, normal):
     Q, R = normal(6, 4), normal(6, 4)
-    close(effective_weight(linear(0.3 * Q, 0.7 * Q), *pair), torch.full((11,), 0.3, dtype=torch.float64))
+    expected = torch.full((11,), w, dtype=torch.float64)
+    for scale in (1.0, -1.0, 1e-8, 1e8):
+        close(effective_weight(linear(scale * w * Q, scale * (1 - w) * Q), *pair), expected, atol=1e-16)
     assert (effective_weight(linear(0.3 * Q, 0.7 * R), *pair) - 0.3).abs().max() > 0.01
 
 
@@ -178,40 +154,6 @@ def test_a_tiny_but_real_direction_is_not_undefined(normal):
     close(effective_weight(layer, x, x - 1e-7 * direction), effective_weight(layer, direction, 0 * direction), rtol=1e-6)
 
 
-@given(
-    genes=st.integers(0, 5),
-    cells=st.integers(1, 4),
-    hidden=st.integers(1, 6),
-    out=st.integers(1, 4),
-    dtype=st.sampled_from([torch.float32, torch.float64]),
-    seed=st.integers(0, 1000),
-    degenerate=st.sampled_from(["none", "zero rows", "constant rows", "equal rows", "huge"]),
-)
-def test_any_shape_agrees_with_forward_mode(genes, cells, hidden, out, dtype, seed, degenerate):
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(genes, cells, dtype=dtype, generator=generator)
-    m = torch.randn(genes, cells, dtype=dtype, generator=generator)
-    if degenerate == "zero rows":
-        m[::2] = 0
-        x[1::2] = 0
-    elif degenerate == "constant rows":
-        x[:] = 1
-        m[:] = 2
-    elif degenerate == "equal rows":
-        m[::2] = x[::2]
-    elif degenerate == "huge":
-        x, m = 1e6 * x, 1e6 * m
-    layer = mlp(cells, hidden, out, seed).to(dtype)
-    got, expected = sensitivities(layer, x, m), sensitivities(layer, x, m, "jvp")
-    assert got.weight.shape == (genes,) and got.weight.dtype == dtype
-    tolerance = 1e-5 if dtype == torch.float32 else 1e-12
-    size = float((x.norm() + m.norm()).clamp(min=1))
-    close(got.self_sensitivity, expected.self_sensitivity, rtol=tolerance, atol=tolerance * size)
-    close(got.neighbor_sensitivity, expected.neighbor_sensitivity, rtol=tolerance, atol=tolerance * size)
-    defined = got.weight[~got.weight.isnan()]
-    assert ((defined >= 0) & (defined <= 1)).all()
-
-
 # Training mode and autograd
 
 
@@ -252,29 +194,19 @@ def test_no_gradient_is_kept_and_no_input_changed(weight, pair):
 
 
 def test_eq_5_as_printed_steps_forward_along_the_unit_vector():
-    """g = x^2 + 3 m: forward (x + eps) gives 2 x + eps, centred gives 2 x; both times |delta|."""
+    """g = x^2 + 3 m: forward (x + eps) gives 2 x + eps, centred gives 2 x; both times |delta|, here 3 and 1/2."""
 
     def g(x, m):
         return x**2 + 3 * m
 
-    x, m = torch.tensor([[2.0]]).double(), torch.tensor([[5.0]]).double()  # delta = -3, unit -1
-    forward = sensitivities(g, x, m, "finite-difference", eps=0.5)
-    close(forward.self_sensitivity, torch.tensor([3 * (4 - 0.5)]).double())
-    close(forward.neighbor_sensitivity, torch.tensor([9.0]).double())
+    x, m = torch.tensor([[2.0], [2.0]]).double(), torch.tensor([[5.0], [1.5]]).double()
+    for options, eps in (({"eps": 0.5}, 0.5), ({}, 0.01)):
+        forward = sensitivities(g, x, m, "finite-difference", **options)
+        close(forward.self_sensitivity, torch.tensor([3 * (4 - eps), 0.5 * (4 + eps)], dtype=torch.float64))
+        close(forward.neighbor_sensitivity, torch.tensor([9.0, 1.5]).double())
+        assert torch.equal(effective_weight(g, x, m, "finite-difference", **options), forward.weight)
     centred = sensitivities(g, x, m, "finite-difference", eps=0.5, central=True)
-    close(centred.self_sensitivity, torch.tensor([12.0]).double())
-    assert effective_weight(g, x, m, "finite-difference", 0.5).item() == forward.weight.item()
-
-
-@pytest.mark.parametrize("central", [False, True])
-def test_the_step_has_one_length_however_short_delta_is(central, pair):
-    x, m = pair
-    m = x + 1e-3 * (m - x)  # no delta is as long as 1
-    layer = nn.Linear(8, 5).double()
-    got = sensitivities(layer, x, m, "finite-difference", eps=0.5, central=central)
-    expected = sensitivities(layer, x, m)
-    close(got.self_sensitivity, expected.self_sensitivity)
-    close(got.neighbor_sensitivity, expected.neighbor_sensitivity)
+    close(centred.self_sensitivity, torch.tensor([12.0, 2.0]).double())
 
 
 @pytest.mark.parametrize("central", [False, True])
@@ -287,21 +219,6 @@ def test_a_step_that_is_lost_in_rounding_is_said_and_a_flat_layer_is_not(central
             assert (sensitivities(g, x, m, "finite-difference", central=central).self_sensitivity == 0).all()
     layer.weight.data.zero_()
     assert (sensitivities(layer, x, m, "finite-difference", central=central).self_sensitivity == 0).all()
-
-
-def test_the_notes_snippet(pair):
-    """Section 8, as printed."""
-    x, m = pair
-    first_layer = MLPAggregator(4, 128).double()
-    delta = x - m
-    unit = delta / delta.norm(dim=1, keepdim=True).clamp(min=1e-9)
-    eps = 1e-2
-    out0 = first_layer(x, m)
-    Sx = (first_layer(x + eps * unit, m) - out0).norm(dim=1) / eps
-    Sm = (first_layer(x, m + eps * unit) - out0).norm(dim=1) / eps
-    result = sensitivities(first_layer, x, m, "finite-difference")
-    close(result.weight, Sx / (Sx + Sm))
-    close(result.self_sensitivity, Sx * delta.norm(dim=1))
 
 
 @pytest.mark.parametrize(
@@ -401,13 +318,6 @@ def test_a_unit_that_the_step_does_not_move_never_switches():
         assert branch.tolist() == [torch.inf]
 
 
-def test_kink_distance_has_the_unit_of_x(normal):
-    x, m = normal(6, 4), normal(6, 4)
-    layer = mlp(bias=False)
-    for got, expected in zip(kink_distance(layer, 7 * x, 7 * m), kink_distance(layer, x, m), strict=True):
-        close(got, 7 * expected)
-
-
 # The local affine map
 
 
@@ -425,29 +335,15 @@ def test_local_affine_is_the_jacobian_and_reproduces_the_output(layer, pair):
 
 def test_local_affine_refuses(normal):
     x = normal(4)
-    with pytest.raises(ValueError, match=r"\(features,\).*\(4,\).*\(3,\)"):
-        local_affine(mlp(), x, x[:3])
-    with pytest.raises(ValueError, match=r"\(features,\)"):
-        local_affine(mlp(), x[None], x[None])
-    with pytest.raises(ValueError, match="finite"):
-        local_affine(mlp(), x * torch.nan, x)
-    with pytest.raises(TypeError, match="jvp"):
-        local_affine(lambda x, m: x, x, x)
+    refused(lambda: local_affine(mlp(), x, x[:3]), "(features,)", "(4,)", "(3,)")
+    refused(lambda: local_affine(mlp(), x[None], x[None]), "(features,)")
+    refused(lambda: local_affine(mlp(), x * torch.nan, x), "finite")
 
 
 @pytest.mark.parametrize("weight", [METHODS["jvp"], METHODS["finite-difference"], secant_weight])
 @pytest.mark.parametrize("output", [lambda x, m: (x - m).sum(dim=1), lambda x, m: (x - m)[:2], lambda x, m: (x - m)[None]])
 def test_a_layer_must_return_one_row_a_gene(weight, output, normal):
     refused(lambda: weight(output, normal(4, 3), normal(4, 3)), "must return (genes, outputs), here (4, any)")
-
-
-def test_the_step_is_one_hundredth_unless_said_otherwise(pair):
-    """Long enough for some units to switch, so that another step gives another weight."""
-    x, m = (100 * side for side in pair)
-    default = effective_weight(mlp(), x, m, "finite-difference")
-    assert torch.equal(default, sensitivities(mlp(), x, m, "finite-difference").weight)
-    assert torch.equal(default, effective_weight(mlp(), x, m, "finite-difference", eps=1e-2))
-    assert not torch.equal(default, effective_weight(mlp(), x, m, "finite-difference", eps=50.0))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
