@@ -81,8 +81,7 @@ def make_dataset(
         edges: pairs (regulator, target) of names, or a data frame, whose columns :func:`regnet.io.read_network` finds.
         tfs: names of transcription factors; the regulators of ``edges`` where none are given.
         strict: whether a name that is no gene, or matches only ignoring case or version, is an error and no warning.
-        name: what the data set is called in outputs.
-        dtype: floating-point type of ``x``; float32 where none is given.
+        name, dtype: what the data set is called in outputs; the floating-point type of ``x``, float32 where none is given.
 
     Returns:
         ``Data``, see :func:`regnet.load_dataset`.
@@ -162,7 +161,7 @@ def _matrix(expression: Any, dtype: torch.dtype) -> tuple[Any, list[str], list[s
 
     from regnet.checks import check_expression, check_gene_names, some
     from regnet.io import OF_GENES
-    from regnet.tables import header_key
+    from regnet.network import header_key
 
     if hasattr(expression, "var_names"):
         genes, cells, values = expression.var_names, expression.obs_names, _chosen(expression).T
@@ -216,7 +215,8 @@ def _match(names: Iterable[str], genes: Sequence[str], of: str) -> tuple[dict[st
             r"^(ens[a-z]*\d{6,})\.\d+$", r"\1", name.casefold()
         ),
     }
-    left, rows, several, said = list(dict.fromkeys(names)), {}, [], {}
+    rows: dict[str, int] = {}
+    left, several, said = list(dict.fromkeys(names)), [], {}
     for what, key in ways.items():
         found = defaultdict(list)
         for row, gene in enumerate(genes):

@@ -17,9 +17,8 @@ import torch
 from torch_geometric.data import Data
 
 from regnet.checks import check_gene_names, check_memory, other_matrices, some
-from regnet.network import HEADERS_OF_NAMES
+from regnet.network import HEADERS_OF_NAMES, header_key, read_table
 from regnet.network import read_network as read_network
-from regnet.tables import header_key, read_table
 
 _SUFFIXES = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz", ".h5ad", ".zarr", ".h5", ".loom")
 # As `header_key` spells them: columns of a table that describe genes or cells, what is written above the names of genes (any
@@ -32,7 +31,7 @@ hgncsymbol hgncid ensembl ensemblid ensemblgene ensemblgeneid transcriptid idref
 mean var ncell highlyvariable basemean log2foldchange avglog2fc lfcse pval pvalue pvaladj padj tpm fpkm numread estcount
 expectedcount
 """.split()  # noqa: SIM905
-_ABOVE_GENES = ["", "gene", "name", "id", "index", *OF_GENES]
+_ABOVE_GENES = ["", "gene", "name", "id", "index", "feature", "featureid", "probeid", "cell", "barcode", "sample", *OF_GENES]
 _COUNTER = "n?(nofeature|ambiguous?|toolowaqual|notaligned|alignmentnotunique|unmapped|multimapping)"
 _OF_CELLS = rf"{_COUNTER}|n(count|feature)rna|percentmt|ngene(sbycount)?|totalcount|pctcount\w+|origident|celltype"
 _Named = tuple[Any, list[str], list[str]]  # cells x genes, cells, genes
@@ -44,24 +43,22 @@ def read_expression(
     r"""Read an expression matrix.
 
     Args:
-        path: a table of genes x cells, ``.csv``, ``.tsv`` or ``.txt``, with ``.gz`` or without: cells in the header, genes
-            in the first column. Or AnnData's ``.h5ad`` or ``.zarr``, the matrices of which stay on disk as Dask arrays. Or
-            the genes of 10x Genomics, an ``.h5`` or a folder with ``matrix.mtx``; or ``.loom``, if loompy is installed.
-        layer: the layer of an AnnData to read instead of ``X``.
-        raw: whether to read its ``raw`` instead.
+        path: a table of genes x cells, ``.csv``, ``.tsv`` or ``.txt``, with ``.gz`` or without; AnnData's ``.h5ad`` or
+            ``.zarr``, whose matrices stay on disk as Dask arrays; the genes of 10x Genomics, an ``.h5`` or a folder with
+            ``matrix.mtx``; or ``.loom``, if loompy is installed.
+        layer, raw: the layer of an AnnData, or its ``raw``, to read instead of ``X``.
         gene_column: the column of ``var`` or of the table that names the genes.
         transpose: whether the file has cells where genes are expected; the column is then one of ``obs``.
 
     Returns:
-        ``AnnData`` (cells x genes), of a table in float64, with names that are text: ``NA`` and ``1-Mar`` are genes.
-        A ``UserWarning`` tells of columns and rows of a table that are neither cells nor genes and are left out (``Length``,
-        ``__no_feature``), and of an ``X`` with negative values where there are other matrices.
+        ``AnnData`` (cells x genes), of a table in float64. Names are text: ``NA`` and ``1-Mar`` are genes. A ``UserWarning``
+        tells what of a table is left out, since it describes cells or genes (``Length``, ``__no_feature``), and of an ``X``
+        with negative values where there are other matrices.
 
     Raises:
         OSError: there is no such file.
-        ValueError: an unknown suffix; a damaged or empty file, or one with links to others; no header; an entry that is no
-            finite number; a gene without a name of its own; no such matrix or column. Damage inside a matrix on disk shows
-            in its use.
+        ValueError: an unknown suffix; a damaged or empty file, or one with links to others; no header; an entry of a table
+            that is no finite number; a gene without a name of its own; no such matrix or column.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -91,9 +88,8 @@ def read_expression(
 def read_names(path: str | Path) -> list[str]:
     r"""Names of genes, such as the transcription factors, each once.
 
-    They are in a column that is called like a regulator (``TF``) or a gene (``symbol``), ignoring case, without those that
-    a column ``Is TF?`` or ``Label`` denies; or else one a line, without a header. Raises ``ValueError`` for a damaged file,
-    one without names, and several columns of other names.
+    They are in a column that is called like a regulator (``TF``) or a gene (``symbol``), without those that ``Is TF?`` or
+    ``Label`` denies; or one a line. Raises ``ValueError`` for a damaged file, no names, or several columns of other names.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -152,15 +148,11 @@ def _read_matrix(path: Path, layer: str | None, raw: bool, gene_column: str | No
     values = values[~counts].drop(columns=other - {at}).reset_index(drop=True)
     genes, cells = values.pop(at).tolist(), [header[n] for n in values]
     if not genes or not cells:
-        raise ValueError(
-            f"{path}: expected genes in rows and cells in columns, separated by tabs, commas or semicolons; "
-            f"got {len(genes)} genes and {len(cells)} cells below the header {' '.join(header)[:80]!r}"
-        )
+        got = f"got {len(genes)} genes and {len(cells)} cells below the header {' '.join(header)[:80]!r}"
+        raise ValueError(f"{path}: expected genes in rows and cells in columns, between tabs, commas or semicolons; {got}")
     if keys[at] not in _ABOVE_GENES and pd.to_numeric(pd.Series(cells), errors="coerce").notna().all():
-        raise ValueError(
-            f"{path}: expected a header with the names of the cells; got what look like values of a gene, {some(header)}; "
-            "write a header above them, or, if they are names of cells, call the first field gene"
-        )
+        got = f"got what look like values of a gene, {some(header)}; write one, or, if they are names, call the first gene"
+        raise ValueError(f"{path}: expected a header with the names of the cells; {got}")
     # Columns that pandas could not read as numbers, where 1_000 and TRUE are none.
     text = values.select_dtypes(exclude="number").astype(str)
     values[text.columns] = text.where(text.apply(pd.to_numeric, errors="coerce").notna()).astype(np.float64)
@@ -174,10 +166,8 @@ def _read_matrix(path: Path, layer: str | None, raw: bool, gene_column: str | No
         elif np.isnan(x[:, column]).all() and (entries != "").all():
             fix = f"if the column names the genes, say gene_column={cells[column]!r} (--gene-column), else delete it"
         end = "; or does the line end with a separator?" if entry == "" and column == len(cells) - 1 else ""
-        raise ValueError(
-            f"{path}: the value of {'cell' if transpose else 'gene'} {genes[row]!r} in column {cells[column]!r} must be a "
-            f"finite number; got {entry!r}; {fix}{end}"
-        )
+        place = f"{'cell' if transpose else 'gene'} {genes[row]!r} in column {cells[column]!r}"
+        raise ValueError(f"{path}: the value of {place} must be a finite number; got {entry!r}; {fix}{end}")
     if left_out:
         warnings.warn(f"{path}: left out, as no cells and no genes: {some(left_out)}", stacklevel=3)
     return (x, genes, cells) if transpose else (x.T, cells, genes)
@@ -244,14 +234,13 @@ class _NotThereError(ValueError):
 def _choose(store: Any, layer: str | None, raw: bool) -> tuple[str, str]:
     """Where the matrix is that was asked for, and if that is X, in words, which others there are."""
     layers = list(_own(store, "layers", False)) if "layers" in store else []
-    raws = [key for key in ("raw/X", "raw.X") if key in store]  # before AnnData 0.7 with a dot
-    key = (raws or ["raw/X"])[0] if raw else "X" if layer is None else f"layers/{layer}"
-    others = f"{other_matrices(layers, bool(raws))} layer=NAME (--layer NAME) or raw=True (--raw)"
+    key = "raw/X" if raw else "X" if layer is None else f"layers/{layer}"
+    others = f"{other_matrices(layers, 'raw/X' in store)} layer=NAME (--layer NAME) or raw=True (--raw)"
     is_named = layer is None or (layer in layers and not raw)
     if key not in store or not is_named:
         wanted = " in ".join([f"layer {layer!r}"] * (layer is not None) + ["raw"] * raw)
         raise _NotThereError(f"{f'there is no {wanted}' if wanted else 'X is empty'}; {others}")
-    return key, others if key == "X" and (layers or raws) else ""
+    return key, others if key == "X" and (layers or "raw/X" in store) else ""
 
 
 def _column(name: str, columns: Sequence[str]) -> str:
@@ -262,10 +251,7 @@ def _column(name: str, columns: Sequence[str]) -> str:
 
 
 def names_of(axis: Any, column: str | None) -> list[str]:
-    """The index, or a column, of obs or var, in memory or on disk, as any version of AnnData wrote it."""
-    if not hasattr(axis, "keys"):  # records, before AnnData 0.7
-        axis = pd.DataFrame(anndata.io.read_elem(axis))
-        axis = axis.set_index(axis.columns[0])
+    """The index, or a column, of obs or var, in memory or on disk, as AnnData since 0.7 writes it."""
     if isinstance(axis, pd.DataFrame):
         values = axis.index if column is None else axis[_column(column, list(axis))]
     else:

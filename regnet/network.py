@@ -1,8 +1,12 @@
-"""Networks as the tools of the field write them, as tables of sources and targets."""
+"""Networks as the tools of the field write them, and the tables of text in which networks and expression are written."""
 
 from __future__ import annotations
 
+import csv
+import gzip
+import io
 import re
+import zlib
 from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
@@ -12,7 +16,6 @@ import numpy as np
 import pandas as pd
 
 from regnet.checks import some
-from regnet.tables import header_key, read_table
 
 # Headers of the tools people use, the best first, as `header_key` spells them; a gene is the target beside a regulator.
 _KINDS = ("genesymbol", "symbol", "genename", "name", "gene", "", "id", "geneid", "ensembl", "ensemblid")
@@ -33,6 +36,7 @@ _HEADERS = {
 HEADERS_OF_NAMES = _HEADERS["regulator"] + _GENE
 _OFTEN_WORDS = {"confidence", "score", "value"}  # as weights they are numbers
 _NO_WEIGHT = "p|[pq]val(ue)?|p(val(ue)?)?adj|adjp(val(ue)?)?|fdr|.*(extended|inhibit|repress).*"
+_LONGEST_LINE = 2**26  # characters: more than the header of two million cells
 _SAY = "regulator= and target= (--regulator-col and --target-col), or write a header"
 
 
@@ -54,24 +58,22 @@ def read_network(
 ) -> Network:
     """Read edges, regulator -> target.
 
-    The columns are known by the headers of BEELINE, GRNBoost2, GENIE3, SCENIC+, decoupler, OmniPath, RegulonDB, Inferelator
-    and their like, in any order, ignoring case; a column ``gene`` is the target beside a regulator. What no header names is
-    read from the first columns left, of known genes where there are some, with a notice. Pairs with 0 as ``Label``,
-    ``is_directed`` or weight are no edges, and so are those with 0 in the last of three columns where it holds only 0 and 1.
-    The wide network of CellOracle is melted.
+    The columns are known by the headers of BEELINE, GRNBoost2, GENIE3, SCENIC+, CellOracle, decoupler, OmniPath, RegulonDB,
+    Inferelator and their like, in any order, ignoring case; beside a regulator, ``gene`` is the target. What no header names
+    is read from the first columns left, of known genes where there are some, with a notice. Pairs with 0 as ``Label``,
+    ``is_directed``, weight, or in the last of three columns where that holds only 0 and 1, are no edges.
 
     Args:
         path: a table separated by tabs, commas or semicolons, with ``.gz`` or without; or a data frame; or pairs of names.
         regulator, target, weight: names of the columns, where they are called otherwise.
         min_weight: the least absolute weight of an edge: a negative weight is repression, and an edge.
-        genes: names of the genes of the expression: they tell an edge from a header, and names of genes from other text.
+        genes: names of the genes of the expression, to tell an edge from a header, and names of genes from other text.
 
     Returns:
         The table of ``source``, ``target`` and, where there are weights, ``weight``; and notices on how it was read.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        TypeError: neither a path nor a data frame nor pairs.
+        OSError, TypeError: there is no such file; neither a path nor a data frame nor pairs.
         ValueError: a damaged or empty file, a matrix, a line without two names or with more, a label other than 0 and 1, a
             weight that is no finite number, an unknown column, or ``min_weight`` without weights.
 
@@ -88,8 +90,8 @@ def read_network(
     if regulator is None and target is None:
         _check_no_matrix(where, header, body)
     if not {"regulator", "target"} <= columns.keys():
-        ends = "two columns, regulator and target, separated by a tab, a comma or a semicolon"
-        raise ValueError(f"{where}: expected {ends}; got the line {' '.join(header)!r}")
+        two = "two columns, regulator and target, separated by a tab, a comma or a semicolon"
+        raise ValueError(f"{where}: expected {two}; got the line {' '.join(header)!r}")
     if is_file and not named and _is_edge(header, body, columns, guessed, known):
         body = pd.concat([pd.DataFrame([header]), body], ignore_index=True)
         header = [str(number) for number in range(1, len(header) + 1)]
@@ -97,8 +99,8 @@ def read_network(
     if guessed:
         read = ", ".join(f"the {role} is read from column {header[columns[role]]!r}" for role in guessed)
         notices.append(f"{read}, since no header says so; if that is wrong, say {_SAY}")
-    ends = {"source": body[columns["regulator"]], "target": body[columns["target"]]}
-    table = pd.DataFrame({end: names.astype(str).where(names.notna(), "").str.strip() for end, names in ends.items()})
+    table = body[[columns["regulator"], columns["target"]]].set_axis(["source", "target"], axis=1)
+    table = table.astype(str).where(table.notna(), "").apply(lambda names: names.str.strip())
     if (nameless := (table == "").any(axis=1)).any():
         line = " ".join(map(str, body[nameless].iloc[0]))
         raise ValueError(f"{where}: expected the names of a regulator and a target in every line; got {line!r}")
@@ -203,7 +205,7 @@ def _spelled(names: Iterable[Any]) -> set[str]:
 
 def _numbers(column: pd.Series) -> pd.Series:
     """The numbers of a column, 1 and 0 for TRUE and FALSE, and NaN for other text."""
-    truth = {word: digit for digit, words in (("1", "TRUE True true"), ("0", "FALSE False false")) for word in words.split()}
+    truth = {"TRUE": "1", "True": "1", "true": "1", "FALSE": "0", "False": "0", "false": "0"}
     return pd.to_numeric(column.replace(truth), errors="coerce").astype(float)
 
 
@@ -226,3 +228,71 @@ def _check_no_matrix(where: Any, header: list[str], body: pd.DataFrame) -> None:
             'value_name="weight").reset_index(), with "source" and "target" exchanged where columns are regulators; '
             f"if it is no matrix, say {_SAY}"
         )
+
+
+def header_key(name: str) -> str:
+    """A header without case, blanks, marks, plural, the numbers of RegulonDB and pandas' ``Unnamed: 0``."""
+    return re.sub(r"(?<=\w\w)\(?s\)?$|^\d+\)|^unnamed: \d+$|[\s_.#%()-]", "", name.strip().casefold())
+
+
+class _Text(io.TextIOWrapper):
+    """Text without NUL characters, as UTF-16 and spreadsheets have them: pandas ends a field there without a word.
+
+    It comes line by line, and is refused before one line, such as a small gzip file can hold, fills the memory.
+    """
+
+    def read(self, size: int | None = -1) -> str:
+        text = super().readline(_LONGEST_LINE)
+        if "\0" in text or len(text) == _LONGEST_LINE:
+            raise UnicodeError("a NUL character" if "\0" in text else f"a line of {len(text)} characters")
+        return text
+
+    readline = read
+
+
+def _is_header(comment: str, line: str, separator: str) -> bool:
+    """Whether a line that starts with # is the header of the next one, and not a remark."""
+    names, entries = csv.reader([comment.lstrip("#"), line], delimiter=separator)
+    return 1 < len(names) == len(entries) and (separator == "\t" or not any(" " in name.strip() for name in names))
+
+
+def read_table(path: Path, dtype: Any) -> tuple[list[str], pd.DataFrame]:
+    """The fields of the header, and the lines below it with columns that are numbered.
+
+    Blank lines are left out, and so are lines above that start with #, but for a header of as many fields as the next line.
+    """
+    with path.open("rb") as head:
+        is_gzip = head.read(2) == b"\x1f\x8b"  # by its content: a suffix may be wrong
+    try:
+        with _Text(gzip.open(path) if is_gzip else path.open("rb"), encoding="utf-8-sig") as file:
+            lines = ((number, line) for number, line in enumerate(file) if line.strip())
+            comment, above, (begin, first) = "", 0, next(lines, (0, ""))
+            while first.startswith("#"):
+                comment, above, (begin, first) = first, begin, next(lines, (0, ""))
+            separator = max("\t,;", key=first.count)
+            table = chain([first], (line for _, line in lines))
+            if comment and _is_header(comment, first, separator):
+                table, begin = chain([comment.lstrip("#")], table), above
+            rows = csv.reader(table, delimiter=separator)
+            header, second = next(rows), next(rows, [])
+            if len(second) == len(header) + 1:
+                header = ["", *header]  # R's write.table names no column for the row names
+            file.seek(0)
+            for _ in range(begin):
+                file.readline()
+            # na_filter=False: NA is a gene; round_trip: a number as it is written, to the last digit.
+            options = {"dtype": dtype, "na_filter": False, "low_memory": False, "float_precision": "round_trip"}
+            body = pd.read_csv(file, sep=separator, header=0, names=range(len(header)), **options)
+        if not isinstance(body.index, pd.RangeIndex):  # pandas takes fields beyond the header for an index
+            raise csv.Error(f"expected {len(header)} fields, saw {len(second)}")
+    except pd.errors.EmptyDataError:
+        raise ValueError(f"{path}: expected a table; the file is empty") from None
+    except (csv.Error, pd.errors.ParserError, UnicodeError, gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ValueError(
+            f"{path}: expected a table in UTF-8, plain or gzip, with fields separated by tabs, commas or semicolons, as "
+            f"many in every line, and quotation marks in pairs; got something else ({str(error).strip()}); "
+            "download it again, or save it as CSV in UTF-8"
+        ) from None
+    if all(kind.kind == "O" for kind in body.dtypes):  # only then may lines hold nothing but separators
+        body = body[(body != "").any(axis=1)].reset_index(drop=True)
+    return [name.strip() for name in header], body
