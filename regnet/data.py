@@ -40,15 +40,13 @@ def load_dataset(name: str, *, dtype: torch.dtype | None = None) -> Data:
         dtype: floating-point type of ``x``; float32 where none is given.
 
     Returns:
-        ``Data`` with ``x`` (genes, cells) in log units, ``edge_index`` (2, edges), ``gene_names`` (list),
-        ``is_tf`` (genes,) and ``name``.
+        ``Data`` with ``x`` (genes, cells) in log units, ``edge_index`` (2, edges), ``gene_names``, ``is_tf`` and ``name``.
 
     Raises:
         OSError, ValueError: unknown name; or a file is missing, cannot be downloaded or is damaged.
 
     References:
-        Zheng et al. (2017) for the cells and Lambert et al. (2018) for the regulators of ``pbmc68k``;
-        Pratapa et al. (2020) and Chen and Liu (2022) for the others.
+        ``pbmc68k``: Zheng et al. (2017), Lambert et al. (2018). The others: Pratapa et al. (2020), Chen and Liu (2022).
 
     >>> load_dataset("pbmc68k")  # doctest: +ELLIPSIS
     Data(x=[765, 350], edge_index=[2, ...], gene_names=[765], is_tf=[765], name='pbmc68k')
@@ -83,16 +81,15 @@ def make_dataset(
         edges: pairs (regulator, target) of names, or a data frame, whose columns :func:`regnet.io.read_network` finds.
         tfs: names of transcription factors; the regulators of ``edges`` where none are given.
         strict: whether a name that is no gene, or matches only ignoring case or version, is an error and no warning.
-        name: what the data set is called in outputs.
-        dtype: floating-point type of ``x``; float32 where none is given.
+        name, dtype: what the data set is called in outputs; the floating-point type of ``x``, float32 where none is given.
 
     Returns:
         ``Data``, see :func:`regnet.load_dataset`.
 
     Raises:
         TypeError: the expression is not of real numbers, or the edges are not pairs.
-        ValueError: a gene is there twice, an entry is not finite, no edge is left, the matrix seems to be transposed or the
-            columns of the edges swapped; with ``strict``, what is a ``UserWarning`` without.
+        ValueError: a gene is there twice, an entry is not finite, no edge is left, the matrix is transposed, the columns of
+            the edges are swapped; with ``strict``, what is a ``UserWarning`` without.
 
     >>> import pandas as pd
     >>> expression = pd.DataFrame([[0.0, 1.0], [2.0, 0.5]], index=["SPI1", "LYZ"])
@@ -101,7 +98,8 @@ def make_dataset(
     """
     from regnet.io import read_network
 
-    table, read = read_network(edges)
+    genes = getattr(expression, "var_names", expression.index if hasattr(expression, "columns") else None)
+    table, read = read_network(edges, genes=genes)
     data, notices = join(expression, table, tfs, name=name, dtype=dtype)
     if strict and notices:
         raise ValueError(f"{'; '.join(notices)}; with strict=True every name must be spelled exactly as its gene is")
@@ -129,10 +127,8 @@ def join(
     if known.empty and _match(names, cells, "")[0]:
         raise ValueError("the edges name the cells: the matrix must have genes where it has cells; transpose it")
     if known.empty:
-        raise ValueError(
-            f"no edge is between two genes of the expression: the edges name {some(names)}, the genes are {some(genes)}; "
-            "use the same kind of names in both"
-        )
+        of = f"the edges name {some(names)}, the genes are {some(genes)}"
+        raise ValueError(f"no edge is between two genes: {of}; use the same kind of names in both")
     if len(known) < len(table):
         notices.append(f"edges dropped with these names: {len(table) - len(known)} of {len(table)}")
     edge_index = torch.tensor(known.drop_duplicates().to_numpy()).T.contiguous()
@@ -148,8 +144,8 @@ def join(
             raise ValueError(f"none of the transcription factors, {some(tfs)}, is a gene; the genes are {some(genes)}")
         if targets and not regulators:  # every weight would be another number, and nothing else would show it
             raise ValueError(
-                "no regulator of the edges is a transcription factor, but targets are: the columns seem to be swapped; "
-                "name them regulator and target, or leave the transcription factors out if other genes regulate here"
+                "no regulator of the edges is a transcription factor, but targets are: the columns seem to be swapped; name "
+                "them regulator and target, or leave the list out if other genes regulate here"
             )
         notices += more
     if len(old):
@@ -163,17 +159,20 @@ def _matrix(expression: Any, dtype: torch.dtype) -> tuple[Any, list[str], list[s
     import numpy as np
     import torch
 
-    from regnet.checks import check_expression, check_gene_names
+    from regnet.checks import check_expression, check_gene_names, some
+    from regnet.io import OF_GENES
+    from regnet.network import header_key
 
     if hasattr(expression, "var_names"):
         genes, cells, values = expression.var_names, expression.obs_names, _chosen(expression).T
     elif hasattr(expression, "columns"):
         genes, cells, values = expression.index, expression.columns, expression
+        if other := [name for name in map(str, cells) if header_key(name) in OF_GENES]:
+            warnings.warn(f"taken as cells, although they seem to describe genes: {some(other)}; drop them", stacklevel=4)
     else:
         raise TypeError(
             "expression must be a data frame (genes x cells) or an AnnData (cells x genes); "
-            f"got {type(expression).__name__}, which has no names of genes; give pandas.DataFrame(matrix, index=genes), or "
-            "anndata.AnnData(matrix, var=pandas.DataFrame(index=genes)) of cells x genes"
+            f"got {type(expression).__name__}, which has no names of genes; give pandas.DataFrame(matrix, index=genes)"
         )
     genes, cells = list(map(str, genes)), list(map(str, cells))
     check_gene_names(genes)
@@ -216,20 +215,18 @@ def _match(names: Iterable[str], genes: Sequence[str], of: str) -> tuple[dict[st
             r"^(ens[a-z]*\d{6,})\.\d+$", r"\1", name.casefold()
         ),
     }
-    found: dict[str, defaultdict[str, list[int]]] = {what: defaultdict(list) for what in ways}
-    for row, gene in enumerate(genes):
-        for what, key in ways.items():
-            found[what][key(gene)].append(row)
     rows: dict[str, int] = {}
-    others: dict[str, list[str]] = {what: [] for what in (*ways, "are no genes", "could be several genes")}
-    for name in dict.fromkeys(names):
-        what = next((what for what, key in ways.items() if key(name) in found[what]), "are no genes")
-        alike = found[what][ways[what](name)] if what in ways else []
-        if len(alike) == 1:
-            rows[name] = alike[0]
-        others[what if len(alike) < 2 else "could be several genes"].append(name)
-    others.pop("")
-    return rows, [f"names of {of} that {what} ({len(these)}): {some(these)}" for what, these in others.items() if these]
+    left, several, said = list(dict.fromkeys(names)), [], {}
+    for what, key in ways.items():
+        found = defaultdict(list)
+        for row, gene in enumerate(genes):
+            found[key(gene)].append(row)
+        one = {name: found[key(name)][0] for name in left if len(found.get(key(name), [])) == 1}
+        several += [name for name in left if len(found.get(key(name), [])) > 1]
+        left, said[what] = [name for name in left if key(name) not in found], list(one)
+        rows |= one
+    said |= {"": [], "are no genes": left, "could be several genes": several}
+    return rows, [f"names of {of} that {what} ({len(these)}): {some(these)}" for what, these in said.items() if these]
 
 
 def _pbmc68k() -> tuple[pd.DataFrame, list[tuple[str, str]]]:

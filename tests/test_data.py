@@ -66,6 +66,15 @@ def test_a_guess_about_the_columns_is_a_warning_also_where_strict():
     assert data.edge_index.tolist() == [[1], [2]] and caught[0].filename == __file__
 
 
+def test_columns_that_describe_genes_are_announced_and_the_edges_are_between_genes():
+    with pytest.warns(UserWarning) as caught:
+        data = make_dataset(EXPRESSION.assign(Length=9), pd.DataFrame([["LYZ", "activates", "Cd74"]]))
+    messages = [str(warning.message) for warning in caught]
+    assert data.edge_index.tolist() == [[1], [2]] and all(warning.filename == __file__ for warning in caught)
+    assert "the regulator is read from column '0', the target is read from column '2'" in messages[1]
+    assert messages[0] == "taken as cells, although they seem to describe genes: Length; drop them"
+
+
 def test_regulators_are_the_tfs_where_none_are_given():
     assert make_dataset(EXPRESSION, EDGE).is_tf.tolist() == [False, True, False]
     assert not make_dataset(EXPRESSION, EDGE, []).is_tf.any()
@@ -131,7 +140,7 @@ def test_other_numbers_and_names_that_are_numbers_are_taken(kind):
             lambda e: e.to_numpy(),
             EDGE,
             TypeError,
-            r"data frame \(genes x cells\) or an AnnData .*got ndarray.*AnnData\(matrix",
+            r"data frame \(genes x cells\) or an AnnData .*got ndarray.*DataFrame\(matrix",
         ),
         (
             lambda e: sparse.csr_matrix(e),
