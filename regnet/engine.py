@@ -46,7 +46,7 @@ def sensitivities_on_graph(layer: Layer, x: Tensor | Array, edge_index: Tensor, 
     for genes to be recomputed. Beyond its input this takes the memory of about two arrays of genes x 2 hidden.
 
     Every other convolution of PyTorch Geometric that can be called on a pair of node sets, and any other ``g(x, m)``, goes
-    through forward-mode automatic differentiation of the layer itself (not on Dask): six passes through it at most. Then
+    through forward-mode automatic differentiation of the layer itself (not on Dask): four passes through it at most. Then
     :math:`S_m` is the response to all regulators moving together along :math:`\delta`, whatever the aggregation, and self
     loops that the layer adds move with the gene. What it computes there is compared with its output on this graph. The
     response of a ``GCNConv`` is :math:`\Theta\delta` times what degrees alone decide,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from copy import copy
 from pathlib import Path
 from typing import Any
@@ -212,8 +212,10 @@ def _open_matrix(path: Path, layer: str | None, raw: bool, gene_column: str | No
             raise ValueError(f"its entries are {x.dtype}, and not real numbers")
         if sparse.issparse(x._meta if (is_lazy := hasattr(x, "dask")) else x):
             x = x.map_blocks(_whole, meta=x._meta) if is_lazy else _whole(x)
-        # Of a matrix on disk the first block alone: all of it may take hours.
-        scaled = others and ((x.blocks[0, 0].compute() if is_lazy else x) < 0).sum()
+        scaled: Any = False
+        with suppress(Exception):  # damage inside shows in its use
+            # Of a matrix on disk the first block alone: all of it may take hours.
+            scaled = others and ((x.blocks[0, 0].compute() if is_lazy else x) < 0).sum()
     except _NotThereError:
         raise
     except ImportError as error:

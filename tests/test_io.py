@@ -23,6 +23,10 @@ from scipy.sparse import csc_matrix, csr_matrix
 from regnet import effective_weight_on_graph, make_dataset
 from regnet.io import dataset_name, read_expression, read_names, read_network, to_memory
 
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*X has negative values"
+)  # of normal draws; where it counts, it is asked for
+
 AWKWARD = ["NA", "nan", "NULL", "TRUE", "007", "1-Mar", "1e5", "HLA DRA", 'beta"2', "5'nt", "ß-catenin", "None"]
 READERS = [read_expression, read_names, read_network]
 
