@@ -54,7 +54,7 @@ def load_layers(path: str | Path, name: str | None = None) -> tuple[list[Module]
     ...     load_layers(f"{folder}/m.pth", "conv")[0]
     [SAGEConv(5, 2, aggr=mean)]
     """
-    path, start = Path(path), "graphsage.layers.0.agg." if name is None else f"{name}." if name else ""
+    path, start = Path(path), "graphsage.layers.0.agg." if name is None else f"{name.strip('.')}." if name else ""
     weights = dict(_tensors(_read(path)))
     starts = {key[:end] for key in weights for end in [0, *(dot.end() for dot in re.finditer(r"\.", key))]}
     found = [start] if start in starts else [longer for longer in starts if longer.endswith(f".{start}")]
@@ -68,7 +68,7 @@ def load_layers(path: str | Path, name: str | None = None) -> tuple[list[Module]
         raise ValueError(f"{path}: expected one layer called {start.rstrip('.')!r} (--layer-name); it holds {holds}")
     own = re.fullmatch(r"(.*graphsage\.layers\.)(\d+)(\.agg\.)", found[0])
     chain = [f"{own[1]}{number}{own[3]}" for number in range(int(own[2]) + 1)] if own else found
-    own_weights = [weight for key, weight in weights.items() if key.startswith(tuple(chain))]
+    own_weights = [w for key, w in weights.items() if key.startswith(tuple(chain)) and "num_batches_tracked" not in key]
     kinds = {str(w.dtype) if w.layout == torch.strided and not w.is_meta else "no dense numbers" for w in own_weights}
     if kinds not in ({"torch.float32"}, {"torch.float64"}):
         got = " and ".join(sorted(kinds))
@@ -99,8 +99,8 @@ def _build(weights: dict[str, Tensor], start: str) -> Module:
         if "lin_l" in sizes:
             layer: Module = SAGEConv(*sizes["lin_l"], root_weight="lin_r" in sizes, bias="lin_l.bias" in parts)
         elif {"0", "2"} <= sizes.keys():
-            first, second = (Linear(sizes[at][0], sizes[at][1], bias=f"{at}.bias" in parts) for at in "02")
-            layer = Sequential(first, ReLU(), second)
+            first = Linear(sizes["0"][0], sizes["0"][1], bias="0.bias" in parts)
+            layer = Sequential(first, ReLU(), Linear(first.out_features, sizes["2"][1], bias="2.bias" in parts))
         elif "weight" in sizes:
             layer = Linear(sizes["weight"][0], sizes["weight"][1], bias="bias" in parts)
         else:

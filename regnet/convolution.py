@@ -8,20 +8,20 @@ Self loops that the layer adds move with ``x_target``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from copy import copy
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch_geometric.nn import GCNConv, MessagePassing
+from torch_geometric.nn import GCNConv, Linear, MessagePassing
+from torch_geometric.nn.aggr import MulAggregation, SumAggregation
 from torch_geometric.nn.conv.gcn_conv import gcn_norm
 from torch_geometric.utils import add_self_loops, remove_self_loops
 
 from regnet.checks import check_device, some
 from regnet.layers import LayerWeights, UnreadableLayerError, check_parameters, has_hooks, unwrapped
-from regnet.shrinkage import Sensitivities, norms
+from regnet.shrinkage import Sensitivities, norms, same
 
 _NUMBERS_AT_ONCE = 2**21
 """Edges x features of a block of targets; the layer and its derivative keep some ten arrays of that size."""
@@ -32,7 +32,8 @@ Features = dict[str, Tensor]
 
 def is_gcn(layer: Any) -> bool:
     """Whether the layer is PyTorch Geometric's ``GCNConv`` itself, which takes no pair but has a closed form."""
-    return type(layer) is GCNConv and not has_hooks(layer)
+    known = type(layer) is GCNConv and type(layer.lin) is Linear and type(layer.aggr_module) is SumAggregation
+    return known and not has_hooks(layer)
 
 
 def along_edges(layer: Any, edge_index: Tensor) -> tuple[Any, Tensor]:
@@ -52,6 +53,8 @@ def check_edge_features(features: Features, x: Tensor, edge_index: Tensor) -> No
             got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
             raise ValueError(f"{name} must be a tensor with one row for each of {edge_index.size(1)} edges; got {got}")
         check_device(values, name, x)
+        if not values.isfinite().all():
+            raise ValueError(f"{name} must be finite; got {values[~values.isfinite()][0].item()}; remove those edges first")
 
 
 def read_gcn(layer: GCNConv, x: Tensor) -> LayerWeights:
@@ -74,6 +77,9 @@ def gcn_shares(layer: GCNConv, edge_index: Tensor, num_genes: int, edge_weight: 
     """
     if layer.cached and layer._cached_edge_index is not None:
         raise UnreadableLayerError("this GCNConv uses the graph that it has cached, not the one given; set cached=False")
+    if edge_weight is not None and (edge_weight.dim() != 1 or not edge_weight.is_floating_point()):
+        got = f"{edge_weight.dtype} of shape {tuple(edge_weight.shape)}"
+        raise ValueError(f"a GCNConv takes edge_weight as floating point numbers of shape (edges,); got {got}")
     weight, loops, dtype = edge_weight, layer.normalize and layer.add_self_loops, layer.lin.weight.dtype
     if layer.normalize:
         edge_index, weight = gcn_norm(edge_index, weight, num_genes, layer.improved, layer.add_self_loops, dtype=dtype)
@@ -89,37 +95,45 @@ def gcn_shares(layer: GCNConv, edge_index: Tensor, num_genes: int, edge_weight: 
 def through_layer(
     layer: Any, x: Tensor, edge_index: Tensor, delta: Tensor, undefined: Tensor, features: Features
 ) -> Sensitivities:
-    """Eq. (3) of a convolution in evaluation mode whose messages go from source to target, in blocks of targets."""
-    check_parameters(layer, x)
+    """Eq. (3) of a convolution in evaluation mode, in blocks of targets."""
+    check_parameters(layer := unwrapped(layer), x)
+    if any(isinstance(part, MulAggregation) for part in layer.modules()):
+        raise UnreadableLayerError(f"{type(layer).__name__} has aggr='mul', of which PyTorch has no forward-mode derivative")
     conv, edges, of_edges, added = _with_its_loops(layer, edge_index, features, len(x))
+    conv, edges = along_edges(conv, edges)
     order = edges[1].argsort(stable=True)
-    source, target = edges[:, order]
-    rowptr = torch.searchsorted(target.contiguous(), torch.arange(len(x) + 1, device=x.device))
-    parts = []
+    source, (genes, target) = edges[0, order], edges[1, order].unique_consecutive(return_inverse=True)
+    rowptr = torch.searchsorted(target, torch.arange(len(genes) + 1, device=x.device))
+    # Two blocks at least: an output that owes anything to other genes, as behind a GraphNorm, differs from the real one.
+    edges_at_once = max(1, min(_NUMBERS_AT_ONCE // max(1, x.size(1)), len(order) // 2))
+    sizes = (rowptr[:-1] // edges_at_once).unique_consecutive(return_counts=True)[1]
+    parts, outs = [], []
     try:
-        real = _output(layer, x, edge_index, features)
-        for start, stop in _blocks(rowptr, max(1, _NUMBERS_AT_ONCE // max(1, x.size(1)))):
-            block = slice(int(rowptr[start]), int(rowptr[stop]))
-            points, own = (x[source[block]], x[start:stop]), added[order[block], None]
-            expanded = torch.stack([torch.arange(len(own), device=x.device), target[block] - start])
+        for rows in torch.arange(len(genes), device=x.device).split(sizes.tolist()):
+            block = slice(int(rowptr[rows[0]]), int(rowptr[rows[-1] + 1]))
+            here, own = genes[rows], added[order[block], None]
+            points, move, along = (x[source[block]], x[here]), delta[here], delta[genes[target[block]]]
+            expanded = torch.stack([torch.arange(len(own), device=x.device), target[block] - rows[0]])
             kept = {name: values[order[block]] for name, values in of_edges.items()}
 
             def respond(*pair: Tensor) -> Tensor:
                 return _output(conv, pair, expanded, kept)  # noqa: B023
 
-            along, move = delta[target[block]], delta[start:stop]
             if own.any():
                 out, toward_x, *_ = torch.func.jvp(respond, points, (along * own, move))
                 along = along * ~own
             else:
                 out, toward_x, *_ = torch.func.jvp(partial(respond, points[0]), points[1:], (move,))
             toward_m = torch.func.jvp(lambda moved: respond(moved, points[1]), points[:1], (along,))[1]  # noqa: B023
-            if not _same(out, real[start:stop], real):
-                raise UnreadableLayerError("")
-            parts.append(norms(toward_x, toward_m, undefined[start:stop]))
+            outs.append(out)
+            parts.append(norms(toward_x, toward_m, undefined[here]))
+        real = _output(layer, x, edge_index, features)  # last, so that no hook leaves the layer a tensor of jvp
+        if not same(torch.cat(outs), real[genes], real):
+            raise UnreadableLayerError("")
     except Exception as error:  # whatever somebody's own layer raises
         raise UnreadableLayerError(_refusal(layer, x, edge_index, features, error)) from error
-    return Sensitivities(*(torch.cat(part) for part in zip(*(vars(part).values() for part in parts), strict=True)))
+    both = (torch.cat(part) for part in zip(*(vars(part).values() for part in parts), strict=True))
+    return Sensitivities(*(S.new_full((len(x),), torch.nan).index_put((genes,), S) for S in both))
 
 
 def _with_its_loops(
@@ -136,27 +150,14 @@ def _with_its_loops(
     return conv, edges, features if attr is None else features | {"edge_attr": attr}, edges[0] == edges[1]
 
 
-def _blocks(rowptr: Tensor, edges: int) -> Iterator[tuple[int, int]]:
-    """First and last target of blocks of at most so many edges and targets; one target may have more."""
-    ends, start = rowptr.tolist(), 0
-    for stop in range(1, len(ends)):
-        if stop == len(ends) - 1 or ends[stop + 1] - ends[start] > edges or stop - start >= edges:
-            yield start, stop
-            start = stop
-
-
 def _output(layer: Any, x: Any, edge_index: Tensor, features: Features) -> Tensor:
     out = layer(x, edge_index, **features)
     if not isinstance(out, Tensor) or out.dim() != 2:
         got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
         raise TypeError(f"it must return (genes, outputs); got {got}")
+    if not out.isfinite().all():
+        raise ValueError("its output has NaN or infinite entries")
     return out
-
-
-def _same(out: Tensor, real: Tensor, scale: Tensor) -> bool:
-    """Whether two outputs differ by no more than rounding, beside the largest entry there is."""
-    tolerance = torch.finfo(out.dtype).eps ** 0.5 * (scale.abs().amax() if scale.numel() else 0)
-    return out.shape == real.shape and bool(((out - real).abs() <= tolerance).all())
 
 
 def _refusal(layer: Any, x: Tensor, edge_index: Tensor, features: Features, error: Exception) -> str:
@@ -186,7 +187,7 @@ def _refusal(layer: Any, x: Tensor, edge_index: Tensor, features: Features, erro
         except Exception as fresh:
             what, error = failure, fresh
             break
-        if not _same(out, real, real):
+        if not same(out, real, real):
             what, error = difference, UnreadableLayerError("")
             break
     convs = [f"{path} ({type(part).__name__})" for path, part in layer.named_modules() if isinstance(part, MessagePassing)]

@@ -29,12 +29,9 @@ _GENES_AT_ONCE = 2048
 class Recomputed(NamedTuple):
     """Quantities recomputed in float64 for some genes."""
 
-    z: Tensor
-    """Pre-activations, (genes, hidden)."""
-    delta: Tensor
-    """W_self delta and W_neighbor delta, (genes, 2 hidden)."""
-    undefined: Tensor
-    """Whether delta is 0, (genes,)."""
+    z: Tensor  # pre-activations, (genes, hidden)
+    delta: Tensor  # W_self delta and W_neighbor delta, (genes, 2 hidden)
+    undefined: Tensor  # whether delta is 0, (genes,)
 
 
 def sensitivities_on_graph(layer: Layer, x: Tensor | Array, edge_index: Tensor, **edge_features: Tensor) -> Sensitivities:
@@ -49,7 +46,7 @@ def sensitivities_on_graph(layer: Layer, x: Tensor | Array, edge_index: Tensor, 
     for genes to be recomputed. Beyond its input this takes the memory of about two arrays of genes x 2 hidden.
 
     Every other convolution of PyTorch Geometric that can be called on a pair of node sets, and any other ``g(x, m)``, goes
-    through forward-mode automatic differentiation of the layer itself (not on Dask): four passes through it at most. Then
+    through forward-mode automatic differentiation of the layer itself (not on Dask): six passes through it at most. Then
     :math:`S_m` is the response to all regulators moving together along :math:`\delta`, whatever the aggregation, and self
     loops that the layer adds move with the gene. What it computes there is compared with its output on this graph. The
     response of a ``GCNConv`` is :math:`\Theta\delta` times what degrees alone decide,
@@ -78,19 +75,20 @@ def sensitivities_on_graph(layer: Layer, x: Tensor | Array, edge_index: Tensor, 
     tensor([   nan, 0.2500])
     """
     matrix, graph = _open(layer, x, edge_index)
-    layer, edge_index = along_edges(layer, edge_index)
+    turned, edges = along_edges(layer, edge_index)
+    gcn = is_gcn(turned)
     check_edge_features(edge_features, matrix.like, edge_index)
     with torch.no_grad(), evaluation_mode(layer):
         try:
-            weights = (read_gcn if is_gcn(layer) else read_layer)(layer, matrix.like).scaled()
+            weights = (read_gcn if gcn else read_layer)(turned, matrix.like).scaled()
         except UnreadableLayerError:
             if not isinstance(matrix, InMemory):
-                what = f"{type(layer).__name__} has no closed form, which a Dask array needs"
+                what = f"{type(turned).__name__} has no closed form, which a Dask array needs"
                 raise UnreadableLayerError(f"{what}; load x into memory: torch.from_numpy(x.compute())") from None
             return announced(matrix.differentiate(layer, graph, edge_index, edge_features), layer)
-        shares = gcn_shares(layer, edge_index, len(graph.rowptr) - 1, **edge_features) if is_gcn(layer) else None
-        if shares is None and edge_features:
-            raise TypeError(f"{type(layer).__name__} takes no {' and no '.join(edge_features)}; leave that out")
+        if unknown := edge_features.keys() - ({"edge_weight"} if gcn else set()):
+            raise TypeError(f"{type(turned).__name__} takes no {' and no '.join(sorted(unknown))}; leave that out")
+        shares = gcn_shares(turned, edges, x.shape[0], **edge_features) if gcn else None
         products, row_lengths = matrix.products(weights)
         result = _from_products(weights, products, row_lengths, graph, matrix)
         if shares is not None:
@@ -107,7 +105,6 @@ def effective_weight_on_graph(layer: Layer, x: Tensor | Array, edge_index: Tenso
 
     Returns:
         Shape (genes,); NaN for genes without regulators and genes equal to their mean.
-
 
     >>> layer = torch.nn.Linear(2, 1, bias=False)
     >>> layer.weight.data = torch.tensor([[0.25, 0.75]])

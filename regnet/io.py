@@ -240,7 +240,7 @@ def _choose(store: Any, layer: str | None, raw: bool) -> tuple[str, str]:
     if key not in store or not is_named:
         wanted = " in ".join([f"layer {layer!r}"] * (layer is not None) + ["raw"] * raw)
         raise _NotThereError(f"{f'there is no {wanted}' if wanted else 'X is empty'}; {others}")
-    return key, others if key == "X" and (layers or "raw/X" in store) else ""
+    return key, others if key == "X" else ""
 
 
 def _column(name: str, columns: Sequence[str]) -> str:

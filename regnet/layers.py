@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import Dropout, Identity, Linear, Module, ReLU, Sequential
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.nn.parameter import is_lazy
+from torch_geometric.nn import Linear as PygLinear
 from torch_geometric.nn import MessagePassing, SAGEConv
 from torch_geometric.nn.aggr import MeanAggregation
 
@@ -49,21 +50,13 @@ class MLPAggregator(Module):
 
 @dataclass(frozen=True)
 class LayerWeights:
-    r"""A layer that was read: :math:`h = W_2\,\mathrm{ReLU}(W_x x + W_m m + b) + b_2`, or the same without ReLU and W2.
+    r"""A layer that was read: :math:`h = W_2\,\mathrm{ReLU}(W_x x + W_m m + b) + b_2`, or the same without ReLU and W2."""
 
-    Attributes:
-        w_self: :math:`W_x`, shape (hidden, features).
-        w_neighbor: :math:`W_m`, same shape.
-        bias: shape (hidden,).
-        w_out: :math:`W_2`, shape (outputs, hidden), or None.
-        bias_out: shape (outputs,).
-    """
-
-    w_self: Tensor
-    w_neighbor: Tensor
-    bias: Tensor
-    w_out: Tensor | None
-    bias_out: Tensor
+    w_self: Tensor  # (hidden, features)
+    w_neighbor: Tensor  # (hidden, features)
+    bias: Tensor  # (hidden,)
+    w_out: Tensor | None  # (outputs, hidden)
+    bias_out: Tensor  # (outputs,)
 
     def pre_activation(self, x: Tensor, m: Tensor) -> Tensor:
         """W_self x + W_neighbor m + bias, (genes, hidden), from x and m (genes, features)."""
@@ -115,8 +108,14 @@ def read_layer(layer: Layer, x: Tensor) -> LayerWeights:
     as_function(layer := unwrapped(layer))  # raises for what is no g(x, m)
     check_parameters(layer, x)
     second = None
-    if isinstance(layer, SAGEConv) and not layer.normalize:
-        bias, w_neighbor = _bias(layer.lin_l), layer.lin_l.weight.detach()
+    linear = (Linear.forward, PygLinear.forward)
+    if (
+        isinstance(layer, SAGEConv)
+        and not layer.normalize
+        and all(type(p).forward in linear for p in [*layer.children()][1:])
+    ):
+        bias = _bias(layer.lin_l) + (_bias(layer.lin_r) if layer.root_weight else 0)
+        w_neighbor = layer.lin_l.weight.detach()
         w_self = layer.lin_r.weight.detach() if layer.root_weight else torch.zeros_like(w_neighbor)
     else:
         first, second = _linears(layer)
@@ -132,18 +131,13 @@ def as_function(layer: Layer) -> Callable[[Tensor, Tensor], Tensor]:
     """The layer as ``g(x, m)``; a ``SAGEConv`` is called with each mean as the only neighbour of its gene."""
     layer = unwrapped(layer)
     name = type(layer).__name__
-    if not callable(layer):
+    if not callable(layer) or isinstance(layer, type):
         raise UnreadableLayerError(f"a layer must be a module or a function g(x, m); got {name}")
     if not isinstance(layer, Module):
         return layer
     if isinstance(layer, (Linear, Sequential)):
         return lambda x, m: layer(torch.cat([x, m], dim=-1))
-    if (
-        type(layer) is SAGEConv
-        and not has_hooks(layer)
-        and isinstance(layer.aggr_module, MeanAggregation)
-        and not layer.project
-    ):
+    if type(layer) is SAGEConv and not has_hooks(layer) and type(layer.aggr_module) is MeanAggregation and not layer.project:
         return lambda x, m: layer((m, x), torch.arange(x.size(0), device=x.device).expand(2, -1))
     if is_convolution(layer):
         raise UnreadableLayerError(
@@ -224,7 +218,11 @@ def _chain(layer: object) -> Iterator[object]:
 
 def has_hooks(layer: Module) -> bool:
     """Whether anything but the forward of its classes decides what the layer computes."""
-    return any(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module) for module in layer.modules())
+    return any(
+        value if "forward" in name and name.endswith("_hooks") else callable(getattr(type(module), name, None))
+        for module in layer.modules()
+        for name, value in vars(module).items()
+    )
 
 
 def _bias(linear: Linear) -> Tensor:

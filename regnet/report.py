@@ -25,6 +25,7 @@ from torch_geometric.nn import SAGEConv
 
 from regnet import figures
 from regnet.checks import some
+from regnet.convolution import along_edges
 from regnet.engine import output_on_graph, sensitivities_on_graph
 from regnet.graph import in_degree
 from regnet.io import names_of
@@ -63,13 +64,14 @@ def shrinkage_table(layer: Layer, data: Data, edge_index: Tensor | None = None) 
     [nan, 0.25]
     """
     edge_index = data.edge_index if edge_index is None else edge_index
+    to_targets = along_edges(layer, edge_index)[1]
     x = data.x.detach() if isinstance(data.x, Tensor) else data.x
     result, num_genes = sensitivities_on_graph(layer, x, edge_index), data.x.shape[0]
-    is_tf = data.is_tf if "is_tf" in data else torch.bincount(edge_index[0], minlength=num_genes) > 0
+    is_tf = data.is_tf if "is_tf" in data else torch.bincount(to_targets[0], minlength=num_genes) > 0
     genes = data.gene_names if "gene_names" in data else [str(gene) for gene in range(num_genes)]
     return pd.DataFrame(
         {
-            "in_degree": in_degree(edge_index, num_genes).cpu(),
+            "in_degree": in_degree(to_targets, num_genes).cpu(),
             "mean_expression": _mean_expression(data),
             "is_tf": torch.as_tensor(is_tf, dtype=torch.bool).cpu(),
             "w_eff": result.weight.cpu(),

@@ -182,7 +182,6 @@ def kink_distance(layer: Layer, x: Tensor, m: Tensor) -> KinkDistance:
     Returns:
         :class:`KinkDistance`, units of ``x``; infinite where no unit ever switches, NaN where :math:`x_i = m_i`.
 
-
     >>> layer = torch.nn.Sequential(torch.nn.Linear(2, 1), torch.nn.ReLU(), torch.nn.Linear(1, 1))
     >>> layer[0].weight.data, layer[0].bias.data = torch.tensor([[-1.0, 2.0]]), torch.tensor([3.0])
     >>> kink_distance(layer, torch.tensor([[1.0]]), torch.tensor([[0.0]]))
@@ -259,9 +258,14 @@ def check_rows(out: Tensor, x: Tensor) -> None:
 
 def jvp_along(g: Callable[[Tensor, Tensor], Tensor], x: Tensor, m: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
     """A delta and B delta of every gene, (genes, outputs) each, by forward-mode automatic differentiation."""
-    toward_x = torch.func.jvp(lambda x: g(x, m), (x,), (delta,))[1]
+    out, toward_x, *_ = torch.func.jvp(lambda x: g(x, m), (x,), (delta,))
     check_rows(toward_x, x)
-    return toward_x, torch.func.jvp(lambda m: g(x, m), (m,), (delta,))[1]
+    toward_m = torch.func.jvp(lambda m: g(x, m), (m,), (delta,))[1]
+    odd = torch.arange(len(x), device=x.device) % 2 == 1
+    half = 0.5 + 0.5 * odd.to(x)[:, None]  # at the other genes, which must not be seen
+    if not same(g(x * half, m * half)[odd], out[odd], out):
+        raise ValueError("the layer must treat every gene by itself; its output at a gene changes with the other genes")
+    return toward_x, toward_m
 
 
 def _finite_differences(
@@ -309,11 +313,17 @@ def undefined_at(result: Sensitivities, undefined: Tensor) -> Sensitivities:
 
 def announced(result: Sensitivities, layer: Layer) -> Sensitivities:
     """The same, with a warning where a layer that is not called with [x, m] ignores the neighbour mean of every gene."""
-    ignored = (result.self_sensitivity > 0).any() and not (result.neighbor_sensitivity.nan_to_num() > 0).any()
+    ignored = (result.self_sensitivity > 0).any() and not (result.neighbor_sensitivity > 0).any()
     if ignored and not isinstance(layer, Linear | Sequential):
         what = "the layer's output does not depend on m at any gene, so that every weight is 1"
         warnings.warn(f"{what}: is it called as it should be?", stacklevel=4)
     return result
+
+
+def same(out: Tensor, other: Tensor, scale: Tensor) -> bool:
+    """Whether two outputs differ by no more than rounding, beside the largest entry of a third."""
+    tolerance = torch.finfo(out.dtype).eps ** 0.5 * (scale.abs().nan_to_num().amax() if scale.numel() else 0)
+    return torch.allclose(out, other, rtol=0, atol=float(tolerance), equal_nan=True) if out.shape == other.shape else False
 
 
 def lengths(rows: Tensor) -> Tensor:

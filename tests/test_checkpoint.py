@@ -91,7 +91,7 @@ class Model(nn.Module):
         self.norm, self.odd = nn.BatchNorm1d(4), nn.Linear(7, 3)
 
 
-@pytest.mark.parametrize("name", ["convs.0", "convs.1", "one", "two"])
+@pytest.mark.parametrize("name", ["convs.0.", "convs.1", "one", "two"])
 @pytest.mark.parametrize(
     "wrap",
     [
@@ -105,7 +105,7 @@ class Model(nn.Module):
 def test_a_layer_comes_out_of_any_state_dict(save, name, wrap):
     model = Model()
     (layer,), notices = load_layers(save(wrap(model.state_dict())), name)
-    expected = model.get_submodule(name)
+    expected = model.get_submodule(name := name.strip("."))
     assert str(layer) == str(expected) and not layer.training
     assert all(map(torch.equal, layer.state_dict().values(), expected.state_dict().values()))
     assert len(notices) == 1 and f"{name}' is taken for {type(expected).__name__}(" in notices[0]
@@ -140,12 +140,16 @@ def test_the_layers_of_a_part_of_a_regnet_are_those_of_its_whole(save):
         ("odd", ["it must read [x, m], an even number of features; got 7"]),
         ("turned", ["'turned' is not supported", "size mismatch for bias"]),
         ("half", ["float32 or all float64; got torch.float16"]),
-        ("norm", ["float32 or all float64; got torch.float32 and torch.int64"]),
+        ("norm", ["'norm' is not supported: expected Linear", "got weight, bias, running_mean"]),
+        ("mixed", ["float32 or all float64; got torch.float16 and torch.float32"]),
+        ("misfit", ["'misfit' is not supported", "size mismatch for 2.weight"]),
         ("graphsage.layers.1.agg", ["'graphsage.layers.1.agg' is not supported", "got nothing"]),
     ],
 )
 def test_what_is_no_layer_is_refused_and_those_there_are_listed(save, name, words):
     others = {"turned.weight": torch.ones(8, 3), "turned.bias": torch.ones(3), "half.weight": torch.ones(3, 8).half()}
+    others |= {"mixed.weight": torch.ones(3, 8), "mixed.bias": torch.ones(3).half()}
+    others |= {"misfit.0.weight": torch.ones(6, 8), "misfit.2.weight": torch.ones(3, 7)}
     others["graphsage.layers.1.agg.weight"] = torch.ones(3, 8)
     with pytest.raises(ValueError) as caught:
         load_layers(save(Model().state_dict() | others), name)

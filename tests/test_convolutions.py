@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import dask.array
 import pytest
 import torch
@@ -25,7 +27,22 @@ def edge_mlp():
     return nn.Sequential(nn.Linear(D, 8), nn.ReLU(), nn.Linear(8, F * 5))
 
 
+class Twice(pyg.MeanAggregation):
+    def forward(self, *args, **options):
+        return 2 * super().forward(*args, **options)
+
+
+def with_part(layer, **parts):
+    """The layer with other parts or methods."""
+    for name, part in parts.items():
+        setattr(layer, name, part)
+    return layer
+
+
 CONVOLUTIONS = {
+    "SAGEConv of another mean": lambda: pyg.SAGEConv(F, 5, aggr=Twice()),
+    "SAGEConv of tanh": lambda: with_part(pyg.SAGEConv(F, 5), lin_l=nn.Sequential(nn.Linear(F, 5), nn.Tanh())),
+    "SAGEConv of another message": lambda: with_part(pyg.SAGEConv(F, 5), message=lambda x_j: 3 * x_j),
     "SAGEConv max": lambda: pyg.SAGEConv(F, 5, aggr="max"),
     "SAGEConv list": lambda: pyg.SAGEConv(F, 5, aggr=["mean", "max", "sum"]),
     "SAGEConv project": lambda: pyg.SAGEConv(F, 5, project=True),
@@ -54,6 +71,7 @@ WITH_EDGES = {
     "LEConv": (lambda: pyg.LEConv(F, 5), "edge_weight"),
     "GCNConv": (lambda: pyg.GCNConv(F, 5), "edge_weight"),
     "GATConv": (lambda: pyg.GATConv(F, 5, edge_dim=D), "edge_attr"),
+    "GATConv against the edges": (lambda: pyg.GATConv(F, 5, edge_dim=D, flow="target_to_source"), "edge_attr"),
     "GATv2Conv": (lambda: pyg.GATv2Conv(F, 5, edge_dim=D, fill_value="max"), "edge_attr"),
     "TransformerConv": (lambda: pyg.TransformerConv(F, 5, edge_dim=D), "edge_attr"),
     "GENConv": (lambda: pyg.GENConv(F, 5, edge_dim=D), "edge_attr"),
@@ -200,16 +218,32 @@ class Network(nn.Module):
         return self.second(self.first(x, edge_index).relu(), edge_index)
 
 
-def hooked(hook):
+def hooked(hook, kind="forward"):
     layer = pyg.SAGEConv(F, F)
-    layer.register_forward_hook(hook)
+    getattr(layer, f"register_{kind}_hook")(hook)
     return layer
+
+
+def followed_by(norm):
+    return pyg.Sequential("x, edge_index", [(pyg.SAGEConv(F, 5), "x, edge_index -> x"), norm])
 
 
 def test_a_subclass_and_a_hook_that_keep_to_pairs_are_measured_as_they_are(normal):
     x = normal(GENES, F)
     agrees(made(lambda: Doubling(F, 5)), x, GRAPH)
     agrees(made(lambda: hooked(lambda module, inputs, output: output.tanh())), x, GRAPH)
+    agrees(made(lambda: hooked(lambda module, inputs, output: 3 * output, "message_forward")), x, GRAPH)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # PyTorch's, which keeps it for old models
+def test_a_hook_that_sets_a_weight_leaves_it_as_it_was(normal):
+    for make in (lambda: pyg.SAGEConv(F, 5), lambda: nn.Linear(2 * F, 5)):
+        layer = made(make)
+        inner = getattr(layer, "lin_l", layer)
+        nn.utils.weight_norm(inner)
+        before = inner.weight.detach().clone()
+        assert effective_weight_on_graph(layer, normal(GENES, F), GRAPH).isfinite().any()
+        close(copy.deepcopy(inner).weight, before)  # not a tensor of the differentiation
 
 
 @pytest.mark.parametrize(
@@ -221,6 +255,11 @@ def test_a_subclass_and_a_hook_that_keep_to_pairs_are_measured_as_they_are(norma
         (lambda: Detached(F, 5), ("Detached", "must return (genes, outputs)", "ndarray")),
         (lambda: hooked(lambda module, inputs, output: output + 3 * inputs[0]), ("SAGEConv", "pair")),
         (lambda: type("MyGCN", (pyg.GCNConv,), {})(F, 5), ("MyGCN", "pair")),
+        (lambda: pyg.GCNConv(F, 5, aggr="max"), ("GCNConv", "pair")),
+        (lambda: with_part(pyg.GCNConv(F, 5), message=lambda x_j, edge_weight: x_j), ("GCNConv", "pair")),
+        (lambda: followed_by(pyg.GraphNorm(5)), ("Sequential", "normalisation over genes")),
+        (lambda: pyg.SAGEConv(F, 5, aggr=["mean", "mul"]), ("SAGEConv", "'mul'")),
+        (lambda: hooked(lambda module, inputs, output: output.log()), ("SAGEConv", "NaN")),
         (lambda: pyg.ChebConv(F, 5, K=2), ("ChebConv", "pair")),
         (lambda: pyg.RGCNConv(F, 5, 2), ("RGCNConv", "cannot be called as layer(x, edge_index)", "AssertionError")),
         (lambda: pyg.HeteroConv({("a", "to", "a"): pyg.SAGEConv(F, 5)}), ("HeteroConv", "(SAGEConv)")),
@@ -258,6 +297,9 @@ def test_what_does_not_go_together_is_refused(normal):
     refused(lambda: effective_weight_on_graph(conv, dask.array.from_array(x.numpy()), GRAPH), "Dask", error=TypeError)
     gcn = made(CONVOLUTIONS["GCNConv"])
     refused(lambda: effective_weight_on_graph(gcn, x, GRAPH, edge_weight=-3 * weight), "positive")
+    refused(lambda: effective_weight_on_graph(gcn, x, GRAPH, edge_weight=weight.long()), "floating point", "torch.int64")
+    refused(lambda: effective_weight_on_graph(gcn, x, GRAPH, edge_attr=weight), "takes no edge_attr", error=TypeError)
+    refused(lambda: effective_weight_on_graph(conv, x, GRAPH, edge_weight=weight / 0), "edge_weight must be finite")
     cached = pyg.GCNConv(F, 5, cached=True).double()
     cached(x, STAR)
     refused(lambda: effective_weight_on_graph(cached, x, GRAPH), "cached", error=UnreadableLayerError)

@@ -51,6 +51,16 @@ def test_genes_almost_equal_to_their_mean_keep_their_digits(dtype, tolerance, sm
     torch.testing.assert_close(got, expected, rtol=0, atol=tolerance)
 
 
+def test_genes_equal_to_their_mean_are_undefined_on_a_graph(normal):
+    """Gene 3 is a copy; gene 4 equals its mean up to rounding, which in float32 is a difference."""
+    x, edge_index = normal(6, 5), torch.tensor([[0, 0, 1, 2, 1], [3, 4, 4, 4, 5]])
+    x[3], x[4] = x[0], x[:3].mean(dim=0)
+    for dtype, undefined in ((torch.float64, [0, 1, 2, 3, 4]), (torch.float32, [0, 1, 2, 3])):
+        result = sensitivities_on_graph(mlp(cells=5).to(dtype), x.to(dtype), edge_index)
+        for values in (result.self_sensitivity, result.neighbor_sensitivity, result.weight):
+            assert values.isnan().nonzero().flatten().tolist() == undefined
+
+
 def test_repeated_edges_count_repeatedly_on_a_graph(normal):
     """Also for gene 3, which is almost equal to its mean and so is computed from delta itself."""
     x, layer = normal(6, 4), mlp()

@@ -60,7 +60,7 @@ def test_awkward_names_and_exact_values_survive_every_format(tmp_path, suffix, s
         TABLE.replace(",", "\t"),
         b'"c1"\t"c2"\n"A"\t1.25\t-2\n"B"\t30\t0.5\n"C"\t1e-3\t7\n',
         b'\xef\xbb\xbf"c1","c2"\n"A",1.25,-2\n"B",30,0.5\n"C",1e-3,7\n',
-        gzip.compress(TABLE[:20].encode()) + gzip.compress(TABLE[20:].encode()) + bytes(5),
+        gzip.compress(TABLE[:20].encode(), mtime=0) + gzip.compress(TABLE[20:].encode(), mtime=0) + bytes(5),
         "\n" + TABLE.replace("\n", "\n,,\n \n", 2) + ",,\n\n",
         TABLE.replace("A,", " A ,"),
         f"# made by R, 2024\n\n{TABLE}",

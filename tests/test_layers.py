@@ -34,6 +34,12 @@ def make(kind, *arguments):
     return kind(*arguments).double()
 
 
+def with_own_bias():
+    conv = SAGEConv(3, 4)
+    conv.lin_r = nn.Linear(3, 4)
+    return conv
+
+
 @pytest.fixture
 def pair(normal):
     return normal(7, 3), normal(7, 3)
@@ -54,6 +60,7 @@ def pair(normal):
         make(SAGEConv, 3, 4),
         make(lambda: SAGEConv((3, 3), 4, bias=False)),
         make(lambda: SAGEConv(3, 4, root_weight=False)),
+        make(with_own_bias),
     ],
     ids=lambda layer: type(layer).__name__,
 )
@@ -214,6 +221,13 @@ HOOKED.register_forward_hook(lambda module, inputs, output: 2 * output)
 def test_what_is_no_function_of_the_mean_is_refused_with_the_way_out(layer, words, method):
     with pytest.raises(TypeError, match=words):
         sensitivities(layer, torch.ones(4, 3), torch.zeros(4, 3), method)
+
+
+def test_a_layer_that_mixes_genes_and_a_class_are_refused(pair):
+    with pytest.raises(ValueError, match="every gene by itself"):
+        effective_weight(lambda x, m: x + m - (x + m).mean(dim=0), *pair, method="jvp")
+    with pytest.raises(UnreadableLayerError, match="got type"):
+        as_function(SAGEConv)
 
 
 def test_a_layer_that_ignores_the_mean_is_announced(pair):

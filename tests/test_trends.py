@@ -12,7 +12,9 @@ import pytest
 import torch
 from examples import close, layers
 from torch import nn
+from torch.nn.utils import parametrizations
 from torch_geometric.data import Data
+from torch_geometric.nn import GATv2Conv
 
 from regnet import effective_weight_on_graph
 from regnet.report import Weights, summary, weigh
@@ -39,6 +41,7 @@ def test_the_trends_are_those_of_the_sweep(table):
         ({"in_degree": 3}, ("expression", "TFs minus other genes")),
         ({"w_eff": 0.5}, ("TFs minus other genes",)),
         ({"w_eff": np.nan}, ()),
+        ({"w_eff": 0.5 + 1e-14 * np.random.default_rng(1).random(60)}, ("TFs minus other genes",)),
     ],
 )
 def test_a_trend_without_variation_is_undefined_without_a_warning(table, change, defined):
@@ -79,9 +82,40 @@ def test_untrained_weights_are_those_of_layers_made_anew(layer, together, normal
     assert len(found.unique(dim=0)) == 5
 
 
-def test_what_cannot_be_read_has_no_controls(normal, random_graph):
-    with pytest.raises(TypeError, match="unsupported layer Tanh"):
-        untrained_weights(nn.Tanh(), normal(5, 2), random_graph(5, 4))
+class Shrink(nn.Module):
+    """No ``reset_parameters``."""
+
+    def __init__(self):
+        super().__init__()
+        self.w = nn.Parameter(torch.ones(1).double())
+
+    def forward(self, x, m):
+        return self.w * x + m
+
+
+@pytest.mark.parametrize(
+    ("layer", "count", "words"),
+    [
+        (lambda x, m: x + m, 2, "function has no parameters"),
+        (Shrink(), 2, "an untrained Shrink needs reset_parameters to draw w anew"),
+        (parametrizations.weight_norm(nn.Linear(4, 1).double()), 2, "parametrizations.weight.original0"),
+        (nn.Linear(4, 1).double(), 0, "count must be at least 1; got 0"),
+    ],
+)
+def test_what_has_no_controls_is_refused(layer, count, words, normal, random_graph):
+    with pytest.raises((TypeError, ValueError), match=words):
+        untrained_weights(layer, normal(5, 2), random_graph(5, 4), count)
+
+
+def test_a_convolution_has_controls_and_its_table_follows_its_flow(normal, random_graph):
+    data = Data(x=normal(9, 4), edge_index=random_graph(9, 20))
+    layer = GATv2Conv(4, 3, flow="target_to_source").double()
+    weights = weigh(layer, data, controls=3)
+    assert len(np.unique(weights.controls, axis=0)) == 3 and not weights.trends.isna().all(axis=None)
+    same = weigh(layer, data, controls=3).controls
+    np.testing.assert_array_equal(weights.controls, same)
+    assert weights.table["in_degree"].tolist() == torch.bincount(data.edge_index[0], minlength=9).tolist()
+    assert weights.table["w_eff"].isna().tolist() == (weights.table["in_degree"] == 0).tolist()
 
 
 def test_the_controls_are_on_the_graph_of_the_table(tiny_data):

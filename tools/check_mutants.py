@@ -35,7 +35,7 @@ FAULTS = (
     ("shrinkage.py", "    delta = x - m\n", "    delta = (x - m).mean(dim=0).expand_as(x)\n", "shrinkage"),
     ("layers.py", "(z > 0).to(z.dtype)", "(z >= 0).to(z.dtype)", "layers shrinkage"),
     ("engine.py", "smallest[genes])", "smallest[: len(left)])", "engine"),
-    ("engine.py", 'layer.flow == "target_to_source"', "False", "engine blockwise"),
+    ("convolution.py", 'getattr(layer, "flow", "") != "target_to_source"', "True", "engine blockwise"),
     ("engine.py", "largest = entries.amax() if entries.any() else", "largest =", "engine"),
     ("blockwise.py", "dense_blocks(x).astype(np.float64)", "dense_blocks(x)", "blockwise"),
     ("evaluation.py", "pair_features(split.train_edges, num_genes", "pair_features(split.test_edges, num_genes", "training"),
