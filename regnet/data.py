@@ -125,7 +125,7 @@ def join(
     rows, notices = _match(names, genes, "the edges")
     known = table.apply(lambda column: column.map(rows)).dropna().astype(int)
     if known.empty and _match(names, cells, "")[0]:
-        raise ValueError("the edges name the cells: the matrix must have genes where it has cells; transpose it")
+        raise ValueError("the edges name the cells: the matrix must have genes there; transpose it (--transpose)")
     if known.empty:
         of = f"the edges name {some(names)}, the genes are {some(genes)}"
         raise ValueError(f"no edge is between two genes: {of}; use the same kind of names in both")

@@ -151,8 +151,8 @@ def _read_matrix(path: Path, layer: str | None, raw: bool, gene_column: str | No
         got = f"got {len(genes)} genes and {len(cells)} cells below the header {' '.join(header)[:80]!r}"
         raise ValueError(f"{path}: expected genes in rows and cells in columns, between tabs, commas or semicolons; {got}")
     if keys[at] not in _ABOVE_GENES and pd.to_numeric(pd.Series(cells), errors="coerce").notna().all():
-        got = f"got what look like values of a gene, {some(header)}; write one, or, if they are names, call the first gene"
-        raise ValueError(f"{path}: expected a header with the names of the cells; {got}")
+        got = f"got what look like values of a gene, {some(header)}"
+        raise ValueError(f"{path}: expected a header with names of cells; {got}; if they are, call the first field gene")
     # Columns that pandas could not read as numbers, where 1_000 and TRUE are none.
     text = values.select_dtypes(exclude="number").astype(str)
     values[text.columns] = text.where(text.apply(pd.to_numeric, errors="coerce").notna()).astype(np.float64)

@@ -366,7 +366,7 @@ TOOLS = {
     "a p-value": ("tf,target,p.value\nSPI1,LYZ,0\nSPI1,NA,1\n", "SPI1 LYZ;SPI1 NA"),
     "words as value": ("tf,target,value\nSPI1,LYZ,high\n", "SPI1 LYZ"),
     "SIF, without a header": ("SPI1\tpd\tLYZ\nLYZ\tpd\tNA\n", "SPI1 LYZ;LYZ NA"),
-    "RegNetwork, without a header": ("SPI1,6688,LYZ,4069\nLYZ,4069,NA,1\n", "SPI1 LYZ;LYZ NA"),
+    "RegNetwork, without a header": ("SPI1,6688,LYZ,4069\n", "SPI1 LYZ"),
     "TRRUST, without a header": ("SPI1\tLYZ\tActivation\t1;2\nLYZ\tNA\tUnknown\t3\n", "SPI1 LYZ;LYZ NA"),
     "numbers of pandas, without a header": (",0,1,2\n0,SPI1,LYZ,0.5\n1,SPI1,NA,0\n", "SPI1 LYZ 0.5"),
     "weights without a header": ("SPI1,LYZ,0.5\nSPI1,NA,0\n", "SPI1 LYZ 0.5"),
