@@ -19,7 +19,7 @@ from regnet.engine import _from_products, _open, effective_weight_on_graph
 from regnet.layers import UnreadableLayerError, read_layer
 
 TRENDS = ("in-degree", "in-degree, given expression", "expression", "expression, given in-degree", "TFs minus other genes")
-_BYTES_AT_ONCE = 2**28
+_BYTES_AT_ONCE = 2**26
 
 
 def trends(table: pd.DataFrame) -> dict[str, float]:
@@ -49,7 +49,7 @@ def untrained_weights(
 ) -> Tensor:
     """Effective weights (count, genes) of layers of the shape of one, drawn by ``reset_parameters``.
 
-    Where it can be read, as many layers as fit 256 MB share one product with the data, on Dask one pass over it;
+    Where it can be read, as many layers as fit 64 MB share one product with the data, on Dask one pass over it;
     ``progress`` shows a bar in a terminal. The layer and the global random state are left alone. Adebayo et al. (2018).
 
     >>> untrained_weights(torch.nn.Linear(2, 1), torch.tensor([[1.0], [3.0]]), torch.tensor([[0], [1]]), count=3).shape
