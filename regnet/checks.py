@@ -130,6 +130,11 @@ def _got(value: Any, name: str, dtype: str) -> str:
     return f"got {kind}; convert it, e.g. {fix}"
 
 
+def is_scaled(x: Any) -> bool:
+    """Whether a matrix has negative values; of one on disk the first block alone is read: all of it may take hours."""
+    return bool(((x.blocks[0, 0].compute() if hasattr(x, "dask") else x) < 0).sum())
+
+
 def other_matrices(layers: Sequence[str], raw: bool) -> str:
     """What an AnnData holds beside X, for a message."""
     return f"layers: {some(layers) or 'none'}; raw: {'yes' if raw else 'no'}; choose with"

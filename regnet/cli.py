@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class _Program(TyperGroup):
-    """An error of the output itself, such as a full device, is one line, too."""
+    """Every error is one line, also one of the output itself, such as a full device."""
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         with _errors_in_one_line():
@@ -55,9 +55,14 @@ class Input(NamedTuple):
 
     name: str | None
     expression: Path | None
-    how: dict[str, Any]
+    layer: str | None
+    raw: bool
+    gene_column: str | None
+    transpose: bool
     edges: Path | None
-    columns: dict[str, Any]
+    regulator_col: str | None
+    target_col: str | None
+    min_weight: float | None
     tfs: Path | None
 
     def check(self) -> None:
@@ -71,12 +76,13 @@ class Input(NamedTuple):
             raise typer.BadParameter("give either NAME, a data set that `regnet datasets` lists, or --expression")
         if self.expression and not self.edges:
             raise typer.BadParameter("--expression needs --edges")
-        for needed, options in (("expression", self.how), ("edges", self.columns | {"tfs": self.tfs})):
-            if getattr(self, needed) is None and (
-                alone := [key for key, value in options.items() if value not in (None, False)]
-            ):
-                option = {"regulator": "regulator-col", "target": "target-col"}.get(alone[0], alone[0].replace("_", "-"))
-                raise typer.BadParameter(f"--{option} needs --{needed}")
+        for needed, options in (
+            ("expression", ("layer", "raw", "gene_column", "transpose")),
+            ("edges", ("regulator_col", "target_col", "min_weight", "tfs")),
+        ):
+            alone = [option for option in options if getattr(self, option) not in (None, False)]
+            if alone and getattr(self, needed) is None:
+                raise typer.BadParameter(f"--{alone[0].replace('_', '-')} needs --{needed}")
 
     def called(self) -> str:
         """A name for the folder of the outputs."""
@@ -97,12 +103,20 @@ class Input(NamedTuple):
             if self.name:
                 source, genes = (data := load_dataset(self.name, dtype=dtype)), data.gene_names
             else:
-                source = read_expression(str(self.expression), **self.how)
+                source = read_expression(
+                    str(self.expression),
+                    layer=self.layer,
+                    raw=self.raw,
+                    gene_column=self.gene_column,
+                    transpose=self.transpose,
+                )
                 genes = source.var_names
         notices = [str(warning.message) for warning in caught if warning.category is UserWarning]
         if not self.edges:
             return source
-        network = read_network(self.edges, genes=genes, **self.columns)
+        network = read_network(
+            self.edges, regulator=self.regulator_col, target=self.target_col, min_weight=self.min_weight, genes=genes
+        )
         tfs = read_names(self.tfs) if self.tfs else None
         data, more = join(source, network.table, tfs, name=dataset_name(str(self.expression)), dtype=dtype)
         for notice in [*notices, *network.notices, *more]:
@@ -175,9 +189,7 @@ def pretrain(
 
     Example: regnet pretrain pbmc68k --epochs 100
     """
-    how = {"layer": layer, "raw": raw, "gene_column": gene_column, "transpose": transpose}
-    columns = {"regulator": regulator_col, "target": target_col, "min_weight": min_weight}
-    given = Input(name, expression, how, edges, columns, tfs)
+    given = Input(name, expression, layer, raw, gene_column, transpose, edges, regulator_col, target_col, min_weight, tfs)
     given.check()
     if resume and force:
         raise typer.BadParameter("--resume goes on and --force starts over: give one of them")
@@ -188,30 +200,29 @@ def pretrain(
 
     out = out or Path("pretrain_outputs") / given.called() / "pretrain"
     kept = out / "training" / "last.ckpt"
-    with _errors_in_one_line():
-        finished = not kept.is_file() and all((out / file).is_file() for file in REPORT_FILES)
-        if kept.is_file():
-            if not resume and not force:
-                raise FileExistsError(f"{out} holds an interrupted training; go on with --resume or start over with --force")
-        elif not force and not (resume and finished):
-            _refuse_to_replace(out, REPORT_FILES)
-        data = to_memory(given.load())
-        if resume and finished:
-            _check_finished(out, data, seed, epochs)
-            _say(f"already finished: {out}")
-            return
-        with output_lock(out), _resumable(kept, force):
-            trained = train(data, seed=seed, max_epochs=epochs, checkpoint=kept, resume=resume, progress=True)
-            weights = weigh(first_layer(trained), data, trained.edge_index, controls, progress=True)
-            write_report(out, trained, data, weights)
-        metrics = trained.metrics
-        table = Table("test metric", "RegNet", "degree", "structure", "|Pearson|")
-        for metric in ("auroc", "auprc"):
-            scores = (f"{metrics[metric + suffix]:.3f}" for suffix in ("", "_degree", "_structure", "_correlation"))
-            table.add_row(metric.upper(), *scores)
-        Console(width=200).print(table)
-        _say("\n".join(summary(weights, f"the {trained.edge_index.size(1)} training edges")))
-        _say(f"written to {out}")
+    finished = not kept.is_file() and all((out / file).is_file() for file in REPORT_FILES)
+    if kept.is_file():
+        if not resume and not force:
+            raise FileExistsError(f"{out} holds an interrupted training; go on with --resume or start over with --force")
+    elif not force and not (resume and finished):
+        _refuse_to_replace(out, REPORT_FILES)
+    data = to_memory(given.load())
+    if resume and finished:
+        _check_finished(out, data, seed, epochs)
+        _say(f"already finished: {out}")
+        return
+    with output_lock(out), _resumable(kept, force):
+        trained = train(data, seed=seed, max_epochs=epochs, checkpoint=kept, resume=resume, progress=True)
+        weights = weigh(first_layer(trained), data, trained.edge_index, controls, progress=True)
+        write_report(out, trained, data, weights)
+    metrics = trained.metrics
+    table = Table("test metric", "RegNet", "degree", "structure", "|Pearson|")
+    for metric in ("auroc", "auprc"):
+        scores = (f"{metrics[metric + suffix]:.3f}" for suffix in ("", "_degree", "_structure", "_correlation"))
+        table.add_row(metric.upper(), *scores)
+    Console(width=200).print(table)
+    _say("\n".join(summary(weights, f"the {trained.edge_index.size(1)} training edges")))
+    _say(f"written to {out}")
 
 
 @app.command()
@@ -239,9 +250,7 @@ def shrinkage(
 
     Example: regnet shrinkage --expression x.csv --edges e.csv --checkpoint m.pth
     """
-    how = {"layer": layer, "raw": raw, "gene_column": gene_column, "transpose": transpose}
-    columns = {"regulator": regulator_col, "target": target_col, "min_weight": min_weight}
-    given = Input(name, expression, how, edges, columns, tfs)
+    given = Input(name, expression, layer, raw, gene_column, transpose, edges, regulator_col, target_col, min_weight, tfs)
     given.check()
     from regnet.checkpoint import load_layers
     from regnet.report import SHRINKAGE_FILES, layer_input, summary, weigh, write_h5ad, write_shrinkage
@@ -249,30 +258,29 @@ def shrinkage(
 
     out = out or Path("shrinkage_outputs") / given.called()
     is_h5ad = out.suffix.lower() == ".h5ad"
-    with _errors_in_one_line():
-        if is_h5ad and transpose:
-            raise ValueError("with --transpose the genes are not in var: give a folder as --out")
-        if not force:
-            _refuse_to_replace(*((out.parent, (out.name,)) if is_h5ad else (out, SHRINKAGE_FILES)))
-        layers, notices = load_layers(checkpoint, layer_name)
-        for notice in notices:
-            _say(f"Notice: {notice}", err=True)
-        data = given.load(next(layers[0].parameters()).dtype)
-        num_edges = data.edge_index.size(1)
-        with output_lock(out.with_name(f".{out.name}.unfinished") if is_h5ad else out) as folder:  # before hours of work
-            with _progress_of_blocks(data) as bar:
-                weights = weigh(layers[-1], layer_input(layers, data), controls=controls, progress=bar is None)
-            if is_h5ad:
-                source = expression if expression and expression.suffix.lower() == ".h5ad" else None
-                about = {"graph": edges.name if edges else name, "edges": num_edges}
-                if absent := write_h5ad(out, folder, weights, data, source, about, gene_column):
-                    _say(f"Notice: genes of the table that var lacks: {absent} of {len(weights.table)}", err=True)
-            else:
-                write_shrinkage(out, weights)
-        listed = f" of {data.listed_edges} in the file" if "listed_edges" in data else ""
-        _say(f"genes   {len(weights.table)}\nedges   {num_edges} used{listed}")
-        _say("\n".join(summary(weights, f"all {num_edges} edges")))
-        _say(f"written to {out}")
+    if is_h5ad and transpose:
+        raise ValueError("with --transpose the genes are not in var: give a folder as --out")
+    if not force:
+        _refuse_to_replace(*((out.parent, (out.name,)) if is_h5ad else (out, SHRINKAGE_FILES)))
+    layers, notices = load_layers(checkpoint, layer_name)
+    for notice in notices:
+        _say(f"Notice: {notice}", err=True)
+    data = given.load(next(layers[0].parameters()).dtype)
+    num_edges = data.edge_index.size(1)
+    with output_lock(out.with_name(f".{out.name}.unfinished") if is_h5ad else out) as folder:  # before hours of work
+        with _progress_of_blocks(data) as bar:
+            weights = weigh(layers[-1], layer_input(layers, data), controls=controls, progress=bar is None)
+        if is_h5ad:
+            source = expression if expression and expression.suffix.lower() == ".h5ad" else None
+            about = {"graph": edges.name if edges else name, "edges": num_edges}
+            if absent := write_h5ad(out, folder, weights, data, source, about, gene_column):
+                _say(f"Notice: genes of the table that var lacks: {absent} of {len(weights.table)}", err=True)
+        else:
+            write_shrinkage(out, weights)
+    listed = f" of {data.listed_edges} in the file" if "listed_edges" in data else ""
+    _say(f"genes   {len(weights.table)}\nedges   {num_edges} used{listed}")
+    _say("\n".join(summary(weights, f"all {num_edges} edges")))
+    _say(f"written to {out}")
 
 
 def _say(text: str, *, err: bool = False) -> None:

@@ -192,14 +192,13 @@ def _matrix(expression: Any, dtype: torch.dtype) -> tuple[Any, list[str], list[s
 
 def _chosen(adata: AnnData) -> Any:
     """The matrix X; with a warning where it seems to be scaled and there are others."""
-    from regnet.checks import other_matrices
+    from regnet.checks import is_scaled, other_matrices
 
     x, layers = adata.X[:] if adata.isbacked else adata.X, list(adata.layers)
     others = f"{other_matrices(layers, adata.raw is not None)} adata.X = adata.layers[...] or adata.raw.to_adata()"
     if x is None:
         raise ValueError(f"X is empty; {others}")
-    # Of a Dask array the first block alone: all of it may take hours.
-    if (layers or adata.raw is not None) and ((x.blocks[0, 0].compute() if hasattr(x, "dask") else x) < 0).sum():
+    if (layers or adata.raw is not None) and is_scaled(x):
         warnings.warn(f"X has negative values, as scaled data have; {others}", stacklevel=5)
     return x
 

@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 from torch_geometric.data import Data
 
-from regnet.checks import check_gene_names, check_memory, other_matrices, some
+from regnet.checks import check_gene_names, check_memory, is_scaled, other_matrices, some
 from regnet.network import HEADERS_OF_NAMES, header_key, read_table
 from regnet.network import read_network as read_network
 
@@ -212,10 +212,9 @@ def _open_matrix(path: Path, layer: str | None, raw: bool, gene_column: str | No
             raise ValueError(f"its entries are {x.dtype}, and not real numbers")
         if sparse.issparse(x._meta if (is_lazy := hasattr(x, "dask")) else x):
             x = x.map_blocks(_whole, meta=x._meta) if is_lazy else _whole(x)
-        scaled: Any = False
+        scaled = False
         with suppress(Exception):  # damage inside shows in its use
-            # Of a matrix on disk the first block alone: all of it may take hours.
-            scaled = others and ((x.blocks[0, 0].compute() if is_lazy else x) < 0).sum()
+            scaled = bool(others) and is_scaled(x)
     except _NotThereError:
         raise
     except ImportError as error:

@@ -175,8 +175,6 @@ def write_h5ad(
                 AnnData(x.T, obs=obs, var=pd.DataFrame(index=data.gene_names)).write_h5ad(unfinished)
             with h5py.File(unfinished, "r+") as store:
                 var, uns = store["var"], store.require_group("uns")
-                if isinstance(var, h5py.Dataset):
-                    raise ValueError(f"{source} was written before AnnData 0.7; write it again with write_h5ad")
                 names = names_of(var, gene_column)
                 if not len(known := weights.table.index.intersection(names)):
                     raise ValueError(f"{source}: no name in var is a gene of the table; var has {some(names)}")
