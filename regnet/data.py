@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from copy import copy
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -33,7 +34,9 @@ def load_dataset(name: str, *, dtype: torch.dtype | None = None) -> Data:
 
     ``pbmc68k``, part of scanpy: log counts of 765 genes in one random half of 700 blood cells; its graph links a
     transcription factor to the genes that correlate with it in the *other* half (one-sided test, 5 % false discovery rate
-    by Benjamini and Hochberg). The others are benchmark networks, whose files :func:`regnet.data.fetch` provides.
+    by Benjamini and Hochberg). ``celltypist-trrust``: log counts of 1,054 genes in 559 immune cells, from the wheel of
+    celltypist, with the curated edges of TRRUST between genes seen in more than 5 % of the cells. The others are benchmark
+    networks, whose files, like that of TRRUST, :func:`regnet.data.fetch` provides.
 
     Args:
         name: one of :func:`regnet.dataset_names`.
@@ -46,7 +49,8 @@ def load_dataset(name: str, *, dtype: torch.dtype | None = None) -> Data:
         OSError, ValueError: unknown name; or a file is missing, cannot be downloaded or is damaged.
 
     References:
-        ``pbmc68k``: Zheng et al. (2017), Lambert et al. (2018). The others: Pratapa et al. (2020), Chen and Liu (2022).
+        ``pbmc68k``: Zheng et al. (2017), Lambert et al. (2018). ``celltypist-trrust``: Domínguez Conde et al. (2022), Han et
+        al. (2018). The others: Pratapa et al. (2020), Chen and Liu (2022).
 
     >>> load_dataset("pbmc68k")  # doctest: +ELLIPSIS
     Data(x=[765, 350], edge_index=[2, ...], gene_names=[765], is_tf=[765], name='pbmc68k')
@@ -57,6 +61,8 @@ def load_dataset(name: str, *, dtype: torch.dtype | None = None) -> Data:
         raise ValueError(f"unknown data set {name!r}; known are {', '.join(dataset_names())}")
     if name == "pbmc68k":
         return join(*_pbmc68k(), PBMC68K_TFS, name=name, dtype=dtype)[0]
+    if name == "celltypist-trrust":
+        return join(*_celltypist_trrust(), name=name, dtype=dtype)[0]
     table, edges, tfs = (pd.read_csv(fetch(file)) for file in _networks()[name])
     edges = edges.rename(columns={"Gene1": "source", "Gene2": "target"})
     return join(table.set_index(table.columns[0]), edges, tfs["TF"], name=name, dtype=dtype)[0]
@@ -246,6 +252,27 @@ def _pbmc68k() -> tuple[pd.DataFrame, list[tuple[str, str]]]:
     return for_data, [pair for pair, kept in zip(pairs, keep, strict=True) if kept]
 
 
+def _celltypist_trrust() -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Counts scaled to 10,000 a cell, log(1 + .), and TRRUST's edges, without genes that regulate themselves."""
+    import numpy as np
+    import pandas as pd
+
+    package = find_spec("celltypist")
+    if package is None or package.origin is None:
+        raise FileNotFoundError("the counts of celltypist-trrust are in the wheel of celltypist: pip install celltypist==1.7.1")
+    path = Path(package.origin).parent / "data/samples/sample_cell_by_gene.csv"
+    if not path.is_file() or pooch.file_hash(str(path), alg="sha256") != _CELLTYPIST:
+        raise ValueError(f"{path} is missing, or not that of celltypist 1.7.1: pip install --force-reinstall celltypist==1.7.1")
+    edges = pd.read_csv(fetch("trrust/human.tsv"), sep="\t", usecols=["TF", "Target"])
+    edges = edges.set_axis(["source", "target"], axis=1).query("source != target")
+    counts = pd.read_csv(path, index_col=0).T.round()
+    seen = counts.index[(counts > 0).mean(axis=1) > 0.05]
+    edges = edges[edges.isin(set(seen)).all(axis=1)]
+    genes = seen[seen.isin(edges.stack())]
+    return np.log1p(counts.loc[genes] / counts.sum() * 1e4), edges
+
+
+_CELLTYPIST = "0d729bd7a9e4d8f5a8ccc167f222530f4ece8d334b939d21b796bd77daf967f2"
 _REGISTRY = files("regnet") / "registry.txt"
 _TIMEOUT = 30  # seconds without a byte after which a download is given up
 
@@ -261,12 +288,12 @@ class DatasetInfo(NamedTuple):
 
 
 def dataset_names() -> list[str]:
-    """Names that :func:`regnet.load_dataset` takes: ``pbmc68k``, then cells and kind of network joined by a hyphen.
+    """Names that :func:`regnet.load_dataset` takes: ``pbmc68k``, then cells and network joined by a hyphen.
 
     >>> dataset_names()[:3]
-    ['pbmc68k', 'mesc-lofgof', 'mesc-non-specific']
+    ['pbmc68k', 'celltypist-trrust', 'mesc-lofgof']
     """
-    return ["pbmc68k", *_networks()]
+    return ["pbmc68k", "celltypist-trrust", *_networks()]
 
 
 def list_datasets() -> list[DatasetInfo]:
@@ -277,10 +304,15 @@ def list_datasets() -> list[DatasetInfo]:
     >>> list_datasets()[0]
     DatasetInfo(name='pbmc68k', shape='765 x 350', edges='1025', origin='10x Genomics', place='part of scanpy')
     """
-    listed = [DatasetInfo("pbmc68k", "765 x 350", "1025", "10x Genomics", "part of scanpy")]
     own, registered = os.environ.get("REGNET_DATA_DIR"), _registered()
     here, there = ("REGNET_DATA_DIR", "missing") if own else ("downloaded", "download")
     folder = Path(own or pooch.os_cache("regnet"))
+    celltypist = "part of celltypist" if find_spec("celltypist") else "pip install celltypist"
+    network = here if (folder / "trrust/human.tsv").is_file() else there
+    listed = [
+        DatasetInfo("pbmc68k", "765 x 350", "1025", "10x Genomics", "part of scanpy"),
+        DatasetInfo("celltypist-trrust", "1054 x 559", "2658", "CellTypist, TRRUST", f"{celltypist}; network {network}"),
+    ]
     for name, members in _networks().items():
         sizes = {folder / file: int(registered[file][2]) for file in members}
         absent = sum(size for path, size in sizes.items() if not path.is_file() or path.stat().st_size != size)

@@ -1,13 +1,15 @@
-"""95 % intervals over seeds, over genes, and over both; chapter 17 of the book measures their coverage."""
+"""95 % intervals over seeds, over genes, and over both, and what they decide; chapter 17 of the book measures their coverage."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
 
 
 class Interval(NamedTuple):
@@ -79,39 +81,98 @@ def bootstrap_interval(
     return Interval(*stats.bootstrap(table, defined, n_resamples=resamples, rng=rng, **how).confidence_interval)
 
 
-def seed_gene_interval(per_seed: ArrayLike, resampled: ArrayLike) -> Interval:
-    r"""95 % interval for the mean over seeds that also covers the choice of genes.
+class Contrast(NamedTuple):
+    """An estimate with its standard error and degrees of freedom."""
 
-    The seeds share one set of genes. The variance over genes is therefore that of the *mean* over seeds on resampled
-    genes, and it is added to the variance of that mean over seeds:
+    estimate: float
+    error: float
+    freedom: float
 
-    .. math:: \bar T \pm t_{\nu,\,0.975} \sqrt{V_g + V_s}, \quad V_s = s^2 / n, \quad \nu = (n-1) (V_g / V_s + 1)^2
 
-    with the degrees of freedom of Welch (1947) and Satterthwaite (1946). An interaction of genes and seeds is in both
-    variances, which makes the interval conservative; with skewed values of the seeds its coverage can still be too low.
+def contrast(layers: Sequence[ArrayLike], over_genes: ArrayLike, clusters: int) -> Contrast:
+    r"""Mean of a trend over layers, or its difference from that of control layers, with what genes and layers contribute.
+
+    .. math:: \hat T = \bar T_1 - \bar T_2, \quad V = V_g + \frac{s_1^2}{n_1} + \frac{s_2^2}{n_2}, \quad
+        \nu = \frac{V^2}{\frac{V_g^2}{C - 1} + \sum_k \frac{(s_k^2 / n_k)^2}{n_k - 1}}
+
+    with the degrees of freedom of Welch (1947) and Satterthwaite (1946). All layers share one set of genes, so that
+    :math:`V_g` is the variance of :math:`\hat T` itself over resampled genes.
 
     Args:
-        per_seed: the statistic of every seed on all genes, shape (n, ...), finite.
-        resampled: its mean over the seeds on resampled genes, shape (draws, ...); draws with NaN are left out.
-
-    Returns:
-        The two ends, of the shape of one seed's statistic and in its unit.
+        layers: the trend of every layer, shape (n,), and where there is a control that of every control layer.
+        over_genes: :math:`\hat T` on resampled genes, shape (draws,); draws where it is NaN are left out.
+        clusters: the number *C* of units resampled, of regulators with :func:`resample_regulators`.
 
     Raises:
-        ValueError: there are fewer than two seeds or two draws, the shapes do not match, or ``per_seed`` is not finite.
+        ValueError: a value is not finite, or there are fewer than two of layers, draws or clusters.
 
-    >>> low, high = seed_gene_interval([0.1, 0.3, 0.2], [0.15, 0.25, 0.2, 0.2])
-    >>> round(float(low), 2), round(float(high), 2)
-    (0.01, 0.39)
+    >>> [round(value, 3) for value in contrast([[0.1, 0.3, 0.2]], [0.15, 0.25, 0.2, 0.2], clusters=10)]
+    [0.2, 0.071, 4.263]
     """
-    measured, draws = np.asarray_chkfinite(per_seed, dtype=float), np.asarray(resampled, dtype=float)
-    if measured.ndim < 1 or draws.ndim < 1 or min(len(measured), len(draws)) < 2 or measured.shape[1:] != draws.shape[1:]:
-        shapes = f"{measured.shape} and {draws.shape}"
-        raise ValueError(f"per_seed (seeds, ...) and resampled (draws, ...) need at least two of each; got shapes {shapes}")
-    over_genes = np.nanvar(draws, axis=0, ddof=1)
-    over_seeds = measured.var(axis=0, ddof=1) / len(measured)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        freedom = (len(measured) - 1) * ((over_genes + over_seeds) / over_seeds) ** 2
-    freedom = np.where(over_seeds == 0, np.inf, freedom)  # a normal interval over genes
-    half_width = stats.t.ppf(0.975, freedom) * np.sqrt(over_genes + over_seeds)
-    return Interval(measured.mean(axis=0) - half_width, measured.mean(axis=0) + half_width)
+    parts = [np.asarray_chkfinite(part, dtype=float) for part in layers]
+    draws = np.asarray(over_genes, dtype=float)
+    draws = draws[~np.isnan(draws)]
+    if min(map(len, [*parts, draws, range(clusters)])) < 2:
+        raise ValueError("contrast needs at least two layers, two defined draws and two clusters")
+    variances = np.array([draws.var(ddof=1), *(part.var(ddof=1) / len(part) for part in parts)])
+    degrees = np.array([clusters - 1, *(len(part) - 1 for part in parts)])
+    freedom = variances.sum() ** 2 / (variances**2 / degrees).sum() if variances.any() else np.inf
+    estimate = parts[0].mean() - (parts[1].mean() if len(parts) > 1 else 0)
+    return Contrast(float(estimate), float(np.sqrt(variances.sum())), float(freedom))
+
+
+def resample_regulators(edge_index: ArrayLike, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Genes of regulators drawn with replacement: genes that share regulators come, or stay away, together.
+
+    Each draw first gives every gene to one of its regulators at random, so that two genes are in one cluster as often as
+    they share regulators. Genes without regulators are in no draw.
+
+    Args:
+        edge_index: regulator -> target, shape (2, edges).
+        rng: the generator of the draws.
+
+    Returns:
+        Indices of genes, with repetitions, after Cameron, Gelbach and Miller (2008).
+
+    >>> sorted(set(resample_regulators([[0, 0, 1], [2, 3, 4]], np.random.default_rng(1)).tolist()))
+    [2, 3]
+    """
+    sources, targets = np.asarray(edge_index)
+    order = rng.permutation(len(targets))
+    genes, first = np.unique(targets[order], return_index=True)
+    owner = sources[order][first]
+    regulators = np.unique(sources)
+    times = np.bincount(rng.choice(regulators, len(regulators)), minlength=regulators.max() + 1)
+    return np.repeat(genes, times[owner]).astype(np.int64)
+
+
+def decide(contrasts: Mapping[str, Contrast], bounds: Mapping[str, float], level: float = 0.05) -> pd.DataFrame:
+    """Say of each contrast whether it is present, absent within its bound, or neither is shown.
+
+    Absent within a bound: two one-sided tests (Schuirmann 1987) reject that the contrast lies outside plus or minus the
+    bound. Else present: a t-test rejects 0. Both adjust for the number of contrasts after Holm (1979).
+
+    Args:
+        contrasts: from :func:`contrast`, by name.
+        bounds: the smallest size that counts, for each, fixed before the data are seen.
+        level: of the tests.
+
+    Returns:
+        One row a contrast: ``estimate``, the unadjusted 95 % interval ``low`` to ``high``, the adjusted ``p_zero`` and
+        ``p_equivalence``, ``bound`` and ``verdict``.
+
+    >>> decide({"a": Contrast(0.01, 0.01, 20), "b": Contrast(-0.4, 0.05, 9)}, {"a": 0.1, "b": 0.1})["verdict"].tolist()
+    ['absent within 0.1', 'present']
+    """
+    table = pd.DataFrame(contrasts, index=Contrast._fields).T
+    table["bound"] = pd.Series(bounds)
+    t = stats.t(table["freedom"])
+    half_width = t.ppf(0.975) * table["error"]
+    table["low"], table["high"] = table["estimate"] - half_width, table["estimate"] + half_width
+    zero = 2 * t.sf((table["estimate"] / table["error"]).abs())
+    equivalence = t.cdf((table["estimate"].abs() - table["bound"]) / table["error"])
+    table["p_zero"], table["p_equivalence"] = (multipletests(p, method="holm")[1] for p in (zero, equivalence))
+    shown = [f"absent within {bound:g}" for bound in table["bound"]]
+    table["verdict"] = np.where(table["p_zero"] < level, "present", "not shown")
+    table["verdict"] = np.where(table["p_equivalence"] < level, shown, table["verdict"])
+    return table[["estimate", "low", "high", "p_zero", "p_equivalence", "bound", "verdict"]]

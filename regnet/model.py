@@ -16,7 +16,6 @@ from torch.nn import functional as F
 from regnet.checks import check_edge_index
 from regnet.graph import mean_over_regulators
 from regnet.layers import MLPAggregator as MLPAggregator
-from regnet.structure import NUM_FEATURES, pair_features
 
 
 class SAGELayer(nn.Module):
@@ -124,7 +123,6 @@ class RegNet(nn.Module):
         latent_channels: width of the latent space.
         num_layers: GraphSAGE layers, as in Hamilton et al. (2017); ValueError where this or a width is below 1.
         dropout: probability in [0, 1) after each GraphSAGE layer, in training only.
-        structural: add a linear term in :func:`regnet.structure.pair_features` to the score; the published model has none.
 
     >>> model = RegNet(in_channels=5, hidden_channels=8, latent_channels=4)
     >>> x, edge_index = torch.randn(3, 5), torch.tensor([[0, 0], [1, 2]])
@@ -139,7 +137,6 @@ class RegNet(nn.Module):
         latent_channels: int = 64,
         num_layers: int = 2,
         dropout: float = 0.2,
-        structural: bool = False,
     ) -> None:
         super().__init__()
         sizes = {"in_channels": in_channels, "hidden_channels": hidden_channels, "latent_channels": latent_channels}
@@ -154,9 +151,8 @@ class RegNet(nn.Module):
         self.edge_classifier = nn.Sequential(
             nn.Linear(2 * latent_channels, hidden_channels), nn.ReLU(), nn.Linear(hidden_channels, 1)
         )
-        self.structure = nn.Linear(NUM_FEATURES, 1) if structural else None
 
-    def forward(self, x: Tensor, edge_index: Tensor, pairs: Tensor, features: Tensor | None = None) -> RegNetOutput:
+    def forward(self, x: Tensor, edge_index: Tensor, pairs: Tensor) -> RegNetOutput:
         """Logits (pairs,), latent mean and log-variance, and what the autoencoder reads and reconstructs.
 
         In training mode the reconstruction starts from a random draw of the latent normal, otherwise from its mean.
@@ -165,7 +161,6 @@ class RegNet(nn.Module):
             x: expression, shape (genes, in_channels).
             edge_index: the known graph, shape (2, edges), see :func:`regnet.in_degree`; it may be empty.
             pairs: regulator and target to score, shape (2, pairs), checked in the same way.
-            features: the structural features of the pairs, where they are at hand.
         """
         for name, edges in (("edge_index", edge_index), ("pairs", pairs)):
             if edges.numel():  # an index below zero would count from the last gene
@@ -173,8 +168,8 @@ class RegNet(nn.Module):
         hidden = self.attention(self.graphsage(x, edge_index))
         mu, logvar = self.vae.encoder(hidden)
         z = mu + torch.randn_like(mu) * (logvar / 2).exp() if self.training else mu
-        logits = self.edge_classifier(torch.cat([mu[pairs[0]], mu[pairs[1]]], dim=-1)).squeeze(-1)
-        if self.structure is not None:
-            known = pair_features(edge_index, x.size(0), pairs) if features is None else features
-            logits = logits + self.structure(known.to(logits)).squeeze(-1)
+        # As W [mu_i, mu_j] = W_i mu_i + W_j mu_j, the products are taken a gene, of which there are fewer than pairs.
+        weight, bias = self.edge_classifier[0].parameters()
+        of_source, of_target = (F.linear(mu, part) for part in weight.chunk(2, dim=1))
+        logits = self.edge_classifier[1:](of_source[pairs[0]] + of_target[pairs[1]] + bias).squeeze(-1)
         return RegNetOutput(logits, mu, logvar, hidden, self.vae.decoder(z))

@@ -7,17 +7,16 @@ from torch import Tensor
 
 from regnet.checks import check_edge_index
 
-NUM_FEATURES = 5
-
 
 def pair_features(edge_index: Tensor, num_genes: int, pairs: Tensor) -> Tensor:
     r"""Structural features of each pair :math:`(i, j)` in a known graph with :math:`A_{ij} = 1` for an edge :math:`i \to j`.
 
-    .. math:: \Bigl[\log(1 + d_i^{out}),\ \log(1 + d_j^{in}),\ \log(1 + d_i^{out})\log(1 + d_j^{in}),\ A_{ji},\
+    .. math:: \Bigl[\log(1 + d_i^{out}),\ \log(1 + d_j^{in}),\ \log(1 + d_i^{out})\log(1 + d_j^{in}),\
         \log\bigl(1 + (A A^\top A)_{ij}\bigr)\Bigr]
 
-    out-degree, in-degree, the product of their logarithms, whether the reverse edge is known, and the number of paths
-    :math:`i \to k \leftarrow r \to j`, after Kovács et al. (2019). The pair's own edge is left out everywhere.
+    out-degree, in-degree, the product of their logarithms, and the number of paths :math:`i \to k \leftarrow r \to j`, after
+    Kovács et al. (2019). The pair's own edge is left out everywhere. Whether the reverse edge is known is no feature:
+    :func:`regnet.evaluation.split_edges` keeps both orders of a pair together.
 
     Args:
         edge_index: the known graph, regulator -> target, shape (2, edges); repeated edges count once.
@@ -25,11 +24,11 @@ def pair_features(edge_index: Tensor, num_genes: int, pairs: Tensor) -> Tensor:
         pairs: regulator and target, shape (2, pairs); both are checked as by :func:`regnet.in_degree`.
 
     Returns:
-        Shape (pairs, 5), float64.
+        Shape (pairs, 4), float64.
 
     >>> edge_index = torch.tensor([[0, 0, 1], [2, 3, 2]])
     >>> pair_features(edge_index, 4, torch.tensor([[1], [3]])).exp().round().int()  # one path: 1 -> 2 <- 0 -> 3
-    tensor([[2, 2, 2, 1, 2]], dtype=torch.int32)
+    tensor([[2, 2, 2, 2]], dtype=torch.int32)
     """
     check_edge_index(edge_index, num_genes)
     check_edge_index(pairs, num_genes, "pairs")
@@ -46,8 +45,7 @@ def pair_features(edge_index: Tensor, num_genes: int, pairs: Tensor) -> Tensor:
     own = at(known, source, target)
     outgoing = at(known.sum(dim=1, keepdim=True).expand_as(known), source, target) - own
     incoming = known.sum(dim=0)[target] - own
-    reverse = at(known, target, source) * (source != target)
     # With the own edge, paths i -> j <- r -> j and i -> k <- i -> j would count as well.
     paths = at(known @ known.T @ known, source, target) - own * (outgoing + incoming + 1)
     popular, regulated = outgoing.log1p(), incoming.log1p()
-    return torch.stack([popular, regulated, popular * regulated, reverse, paths.log1p()], dim=1)
+    return torch.stack([popular, regulated, popular * regulated, paths.log1p()], dim=1)
