@@ -213,9 +213,7 @@ def main() -> int:
     versions = [git("rev-parse", "--short", f"HEAD:{folder}") for folder in ("regnet", "experiments")]
     scratch = ROOT / "_build/trends" / ("-".join(versions) + ("-changed" if changed else ""))
     jobs = [(name, "untrained", graph) for name in names for graph in range(GRAPHS)]
-    jobs += [
-        (name, what, seed) for name in names for seed in range(num_seeds[name]) for what in ("trained", "rewired")
-    ]
+    jobs += [(name, what, seed) for name in names for seed in range(num_seeds[name]) for what in ("trained", "rewired")]
     ablations = [(name, what, seed) for name in names for what in ABLATIONS for seed in range(2)] if whole else []
     with ProcessPoolExecutor(arguments.processes) as pool:
         running = [pool.submit(finished, scratch, *job) for job in jobs + ablations]

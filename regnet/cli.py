@@ -177,17 +177,18 @@ def pretrain(
     min_weight: MinWeight = None,
     tfs: Tfs = None,
     seed: Annotated[int, typer.Option(metavar="N", help="Of split, weights and negatives.")] = 0,
-    epochs: Annotated[int, typer.Option(metavar="N", min=1, help="Passes over the graph.")] = 200,
+    epochs: Annotated[int, typer.Option(metavar="N", min=1, help="The most passes over the graph.")] = 2000,
+    accelerator: Annotated[str, typer.Option(metavar="NAME", help="cpu, gpu or auto.")] = "cpu",
     controls: Controls = 100,
     out: Annotated[Path | None, _option(metavar="DIR", help="Else pretrain_outputs/NAME/pretrain.")] = None,
     resume: Annotated[bool, typer.Option("--resume", metavar="", help="Go on with an interrupted training.")] = False,
     force: Force = False,
 ) -> None:
-    """Train RegNet on NAME, or on --expression and --edges.
+    """Train RegNet on NAME, or on --expression and --edges, until it predicts hidden edges no better.
 
-    Writes the model, its metrics, shrinkage.csv and the three figures.
+    Writes the model, its metrics, shrinkage.csv and four figures.
 
-    Example: regnet pretrain pbmc68k --epochs 100
+    Example: regnet pretrain pbmc68k
     """
     given = Input(name, expression, layer, raw, gene_column, transpose, edges, regulator_col, target_col, min_weight, tfs)
     given.check()
@@ -212,10 +213,14 @@ def pretrain(
         _say(f"already finished: {out}")
         return
     with output_lock(out), _resumable(kept, force):
-        trained = train(data, seed=seed, max_epochs=epochs, checkpoint=kept, resume=resume, progress=True)
+        options: dict[str, Any] = {"max_epochs": epochs, "accelerator": accelerator, "progress": True}
+        trained = train(data, seed=seed, checkpoint=kept, resume=resume, **options)
         weights = weigh(first_layer(trained), data, trained.edge_index, controls, progress=True)
         write_report(out, trained, data, weights)
     metrics = trained.metrics
+    _say(f"kept epoch {metrics['best_epoch']} of {metrics['epochs']}")
+    if metrics["epochs"] == epochs:
+        _say("Notice: --epochs ended the training before its validation AUPRC had stopped rising", err=True)
     table = Table("test metric", "RegNet", "degree", "structure", "|Pearson|")
     for metric in ("auroc", "auprc"):
         scores = (f"{metrics[metric + suffix]:.3f}" for suffix in ("", "_degree", "_structure", "_correlation"))
@@ -324,13 +329,13 @@ def _resumable(kept: Path, force: bool) -> Iterator[None]:
 
 
 def _check_finished(out: Path, data: Data, seed: int, epochs: int) -> None:
-    """Raise unless the finished training in a folder used these data, this seed and this number of epochs."""
+    """Raise unless the finished training in a folder used these data, this seed and this limit of epochs."""
     from regnet.training import data_settings, differences
 
     before: dict[str, object] = {}
     with suppress(ValueError, TypeError):  # a damaged file is none of this training
         before = dict(json.loads((out / "settings.json").read_bytes()))
-    if other := differences(before, data_settings(data, seed) | {"epochs": epochs}):
+    if other := differences(before, data_settings(data, seed) | {"max_epochs": epochs}):
         raise FileExistsError(
             f"{out} holds a finished training with {other}; give another --out, or start over with --force"
         )

@@ -1,7 +1,8 @@
-"""The note's three diagnostic figures, and the one style of every figure in the book."""
+"""The note's three diagnostic figures, the curve of a training, and the one style of every figure in the book."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -108,6 +109,32 @@ def shrinkage_hist(table: pd.DataFrame, ax: Axes | None = None, controls: np.nda
         ax.set(xlim=(0, 1), xlabel=r"effective weight $w^{\mathrm{eff}}$", ylabel="genes")
         columns = 2 if len(weights) else 1  # the reasons alone are too long for two columns
         ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=columns)
+    return ax
+
+
+def training_curve(
+    history: Mapping[str, Sequence[float]], baselines: Mapping[str, float] | None = None, ax: Axes | None = None
+) -> Axes:
+    """Validation AUPRC against the epoch, with the epoch that is kept.
+
+    Args:
+        history: that of :func:`regnet.pretrain`.
+        baselines: validation AUPRC of what trains no network, by name.
+        ax: axes to draw in, which are returned; by default those of a new figure.
+
+    >>> training_curve({"epoch": [0, 5], "loss": [1.2, 1.0], "val_auprc": [0.1, 0.2]}).get_xlabel()
+    'epoch'
+    """
+    with plt.rc_context(_STYLE):
+        ax = ax or plt.subplots()[1]
+        epochs, auprc = history["epoch"], history["val_auprc"]
+        best = int(np.argmax(auprc))
+        ax.plot(epochs, auprc, color=COLORS["self"], label="RegNet")
+        ax.plot(epochs[best], auprc[best], "o", color=COLORS["truth"], label=f"kept: epoch {epochs[best]:.0f}")
+        for (name, value), style in zip((baselines or {}).items(), ("--", ":", "-."), strict=False):
+            ax.axhline(value, color=COLORS["muted"], linestyle=style, label=name)
+        ax.set(xlabel="epoch", ylabel="validation AUPRC", ylim=(0, None))
+        ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
     return ax
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
 from functools import partial
 from io import BytesIO
@@ -35,7 +35,10 @@ from regnet.trends import compare_trends, untrained_weights
 from regnet.writing import explain_write_errors, write_files
 
 SHRINKAGE_FILES = ("shrinkage.csv", "shrinkage_vs_degree.png", "shrinkage_hist.png", "shrinkage_vs_expr.png")
-REPORT_FILES = ("regnet_pretrained.pth", "metrics.json", "settings.json", "train_edges.csv", *SHRINKAGE_FILES)
+REPORT_FILES = (
+    *("regnet_pretrained.pth", "metrics.json", "settings.json", "train_edges.csv", "training_curve.png"),
+    *SHRINKAGE_FILES,
+)
 
 
 def shrinkage_table(layer: Layer, data: Data, edge_index: Tensor | None = None) -> pd.DataFrame:
@@ -145,6 +148,7 @@ def write_report(folder: str | Path, trained: Pretrained, data: Data, weights: W
         "metrics.json": (json.dumps(trained.metrics | compared, indent=2) + "\n").encode(),
         "settings.json": (json.dumps(trained.settings, indent=2) + "\n").encode(),
         "train_edges.csv": pd.DataFrame({"TF": sources, "Target": targets}).to_csv(index=False).encode(),
+        "training_curve.png": _picture(partial(figures.training_curve, trained.history)),
     }
     write_files(Path(folder), files | _shrinkage_files(weights))
 
@@ -208,18 +212,21 @@ def _genes(count: int) -> str:
 
 
 def _shrinkage_files(weights: Weights) -> dict[str, bytes]:
-    files = {"shrinkage.csv": weights.table.to_csv().encode()}
+    drawn = (figures.shrinkage_vs_degree, figures.shrinkage_hist, figures.shrinkage_vs_expr)
+    pictures = {f"{draw.__name__}.png": _picture(partial(draw, weights.table, controls=weights.controls)) for draw in drawn}
+    return {"shrinkage.csv": weights.table.to_csv().encode()} | pictures
+
+
+def _picture(draw: Callable[..., object]) -> bytes:
     with plt.rc_context():
         figures.use_style()
-        for draw in (figures.shrinkage_vs_degree, figures.shrinkage_hist, figures.shrinkage_vs_expr):
-            figure, ax = plt.subplots()
-            try:
-                draw(weights.table, ax=ax, controls=weights.controls)
-                figure.savefig(picture := BytesIO())
-            finally:
-                plt.close(figure)
-            files[f"{draw.__name__}.png"] = picture.getvalue()
-    return files
+        figure, ax = plt.subplots()
+        try:
+            draw(ax=ax)
+            figure.savefig(picture := BytesIO())
+        finally:
+            plt.close(figure)
+    return picture.getvalue()
 
 
 def _mean_expression(data: Data) -> np.ndarray:

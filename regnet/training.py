@@ -201,7 +201,9 @@ def _device(accelerator: str) -> torch.device:
         raise ValueError(f'accelerator must be "cpu", "gpu" or "auto"; got {accelerator!r}')
     found = torch.accelerator.current_accelerator(check_available=True) if accelerator != "cpu" else None
     if accelerator == "gpu" and found is None:
-        raise ValueError('accelerator="gpu" finds no GPU that PyTorch can use here; use "cpu", or a PyTorch built for your GPU')
+        raise ValueError(
+            'accelerator="gpu" finds no GPU that PyTorch can use here; use "cpu", or a PyTorch built for your GPU'
+        )
     return torch.device("cpu") if found is None else torch.device(found.type, 0)
 
 
@@ -285,7 +287,7 @@ def _check_and_split(data: Data, seed: int, max_epochs: int, patience: int, rati
     for field in ("x", "edge_index"):
         if isinstance(data[field], Tensor) and not data[field].is_cpu:
             device = data[field].device
-            raise ValueError(f"{field} must be on the CPU, also for accelerator=\"gpu\"; got {device}; use data.cpu()")
+            raise ValueError(f'{field} must be on the CPU, also for accelerator="gpu"; got {device}; use data.cpu()')
     check_expression(data.x)
     check_edge_index(data.edge_index, len(data.x))
     check_memory(data.x)
