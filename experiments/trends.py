@@ -3,7 +3,7 @@
     python experiments/trends.py                     everything; under three hours on two cores
     python experiments/trends.py --data mdc-string   one data set: its verdicts are printed, no result is written
 
-Writes book/results/trends.json (provenance, and for every data set the trends of every layer, their contrasts and the scores)
+Writes book/results/trends.json (provenance, and for every data set the trends of every layer, their contrasts and scores)
 and book/results/weights.npz (the weights of the layers trained on counts). What is done is kept under _build/trends, by
 version of the package and of this script: a run that was stopped goes on where it stopped. Commit both first: the result
 names its commit. float32, one thread a training. Stacking seeds with torch.func saves nothing here, as nine tenths of an

@@ -14,11 +14,11 @@ from .engine import effective_weight_on_graph as effective_weight_on_graph
 from .engine import sensitivities_on_graph as sensitivities_on_graph
 from .graph import in_degree as in_degree
 from .graph import neighbor_mean as neighbor_mean
-from .intervals import bootstrap_interval as bootstrap_interval
-from .intervals import mean_interval as mean_interval
 from .intervals import Contrast as Contrast
+from .intervals import bootstrap_interval as bootstrap_interval
 from .intervals import contrast as contrast
 from .intervals import decide as decide
+from .intervals import mean_interval as mean_interval
 from .intervals import resample_regulators as resample_regulators
 from .model import RegNet as RegNet
 from .report import shrinkage_table as shrinkage_table

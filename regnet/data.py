@@ -259,14 +259,10 @@ def _celltypist_trrust() -> tuple[pd.DataFrame, pd.DataFrame]:
 
     package = find_spec("celltypist")
     if package is None or package.origin is None:
-        raise FileNotFoundError(
-            "the counts of celltypist-trrust are in the wheel of celltypist: pip install celltypist==1.7.1"
-        )
+        raise FileNotFoundError("the counts of celltypist-trrust come with celltypist: pip install celltypist==1.7.1")
     path = Path(package.origin).parent / "data/samples/sample_cell_by_gene.csv"
     if not path.is_file() or pooch.file_hash(str(path), alg="sha256") != _CELLTYPIST:
-        raise ValueError(
-            f"{path} is missing, or not that of celltypist 1.7.1: pip install --force-reinstall celltypist==1.7.1"
-        )
+        raise ValueError(f"{path} is missing or of another version: pip install --force-reinstall celltypist==1.7.1")
     edges = pd.read_csv(fetch("trrust/human.tsv"), sep="\t", usecols=["TF", "Target"])
     edges = edges.set_axis(["source", "target"], axis=1).query("source != target")
     counts = pd.read_csv(path, index_col=0).T.round()

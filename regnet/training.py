@@ -201,9 +201,7 @@ def _device(accelerator: str) -> torch.device:
         raise ValueError(f'accelerator must be "cpu", "gpu" or "auto"; got {accelerator!r}')
     found = torch.accelerator.current_accelerator(check_available=True) if accelerator != "cpu" else None
     if accelerator == "gpu" and found is None:
-        raise ValueError(
-            'accelerator="gpu" finds no GPU that PyTorch can use here; use "cpu", or a PyTorch built for your GPU'
-        )
+        raise ValueError('accelerator="gpu" finds no GPU that this PyTorch can use; use "cpu", or a PyTorch built for yours')
     return torch.device("cpu") if found is None else torch.device(found.type, 0)
 
 
