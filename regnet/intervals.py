@@ -89,7 +89,7 @@ class Contrast(NamedTuple):
     freedom: float
 
 
-def contrast(layers: Sequence[ArrayLike], over_genes: ArrayLike, clusters: int) -> Contrast:
+def contrast(layers: Sequence[ArrayLike], over_genes: ArrayLike, clusters: float) -> Contrast:
     r"""Mean of a trend over layers, or its difference from that of control layers, with what genes and layers contribute.
 
     .. math:: \hat T = \bar T_1 - \bar T_2, \quad V = V_g + \frac{s_1^2}{n_1} + \frac{s_2^2}{n_2}, \quad
@@ -112,7 +112,7 @@ def contrast(layers: Sequence[ArrayLike], over_genes: ArrayLike, clusters: int) 
     parts = [np.asarray_chkfinite(part, dtype=float) for part in layers]
     draws = np.asarray(over_genes, dtype=float)
     draws = draws[~np.isnan(draws)]
-    if min(map(len, [*parts, draws, range(clusters)])) < 2:
+    if min(*map(len, parts), len(draws), clusters) < 2:
         raise ValueError("contrast needs at least two layers, two defined draws and two clusters")
     variances = np.array([draws.var(ddof=1), *(part.var(ddof=1) / len(part) for part in parts)])
     degrees = np.array([clusters - 1, *(len(part) - 1 for part in parts)])
