@@ -280,8 +280,13 @@ def test_every_gene_needs_a_name_of_its_own_on_one_line(names, words):
 
 def test_the_list_of_names():
     names = dataset_names()
-    assert names[0] == "pbmc68k" and {"mesc-lofgof", "mesc-non-specific", "mdc-string", "mhsc-gm-specific"} <= set(names)
-    assert len(names) == len(set(names)) == 17 and all(name == name.lower() for name in names)
+    assert names[:2] == ["pbmc68k", "celltypist-trrust"] and {
+        "mesc-lofgof",
+        "mesc-non-specific",
+        "mdc-string",
+        "mhsc-gm-specific",
+    } <= set(names)
+    assert len(names) == len(set(names)) == 18 and all(name == name.lower() for name in names)
     assert all(row.shape and row.edges for row in list_datasets())
 
 
@@ -364,15 +369,15 @@ def cached(server):
 
 
 def test_a_download_is_cached_and_a_damaged_copy_downloaded_again(server):
-    assert dataset_names() == ["pbmc68k", "toy-near"]
-    assert list_datasets()[1] == (*TOY, "download, 0.0 MB")
+    assert dataset_names() == ["pbmc68k", "celltypist-trrust", "toy-near"]
+    assert list_datasets()[2] == (*TOY, "download, 0.0 MB")
     data = load_dataset("toy-near", dtype=torch.float64)
     assert data.x.tolist() == [[1, 2], [0, 4]] and data.edge_index.tolist() == [[0], [1]]
     assert data.is_tf.tolist() == [True, False] and data.gene_names == ["Tfa", "GeneB"] and data.name == "toy-near"
-    assert list_datasets()[1] == (*TOY, "downloaded")
+    assert list_datasets()[2] == (*TOY, "downloaded")
     assert torch.equal(load_dataset("toy-near", dtype=torch.float64).x, data.x) and server.requests == list(CONTENT)
     fetch("toy/near/tfs.csv").write_bytes(b"damaged")
-    assert list_datasets()[1] == (*TOY, "download, 0.0 MB")
+    assert list_datasets()[2] == (*TOY, "download, 0.0 MB")
     assert fetch("toy/near/tfs.csv").read_bytes() == CONTENT["toy/near/tfs.csv"] and len(server.requests) == 4
 
 
@@ -432,11 +437,11 @@ def test_a_file_that_is_not_registered_is_refused_without_a_download(server):
 
 def test_a_data_folder_replaces_every_download(server, monkeypatch, tmp_path):
     monkeypatch.setenv("REGNET_DATA_DIR", str(tmp_path / "data"))
-    assert list_datasets()[1] == (*TOY, "missing, 0.0 MB")
+    assert list_datasets()[2] == (*TOY, "missing, 0.0 MB")
     for name, body in CONTENT.items():
         (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "data" / name).write_bytes(body)
-    assert list_datasets()[1] == (*TOY, "REGNET_DATA_DIR")
+    assert list_datasets()[2] == (*TOY, "REGNET_DATA_DIR")
     assert fetch("toy/near/tfs.csv") == tmp_path / "data/toy/near/tfs.csv" and load_dataset("toy-near").x.shape == (2, 2)
     own = tmp_path / "data/toy/near/tfs.csv"
     own.write_bytes(b"damaged")
