@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from examples import close, layers
+from scipy import stats
 from torch import nn
 from torch.nn.utils import parametrizations
 from torch_geometric.data import Data
