@@ -10,6 +10,7 @@ import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import anndata
 import dask.array as da
@@ -24,6 +25,7 @@ from scipy import sparse, stats
 from torch_geometric.data import Data
 
 import regnet.data
+from regnet import recover_counts
 from regnet.checks import check_gene_names
 from regnet.data import PBMC68K_TFS, dataset_names, fetch, join, list_datasets, load_dataset, make_dataset
 
@@ -460,7 +462,8 @@ def test_a_data_folder_replaces_every_download(server, monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("cells", "kind", "shape"),
     [("mESC", kind, (1120, 421)) for kind in ("lofgof", "string", "non-specific", "specific")]
-    + [("mDC", kind, (821, 383)) for kind in ("string", "non-specific", "specific")],
+    + [("mDC", kind, (821, 383)) for kind in ("string", "non-specific", "specific")]
+    + [("hHEP", kind, (948, 425)) for kind in ("string", "non-specific", "specific")],
 )
 def test_real_networks(cells, kind, shape, real_file):
     network = pd.read_csv(real_file(f"{cells}/{kind}/network.csv"))
@@ -476,6 +479,31 @@ def test_real_networks(cells, kind, shape, real_file):
     assert data.edge_index.size(1) == len(drawn)
     tfs = set(pd.read_csv(real_file(f"{cells}/{kind}/tfs.csv"))["TF"].str.upper())
     assert {gene for gene, is_tf in zip(upper, data.is_tf.tolist(), strict=True) if is_tf} == tfs & set(upper)
+
+
+def test_the_counts_of_celltypist_with_the_curated_edges_of_trrust(real_file):
+    """The numbers of its line in the list, whole counts, and edges that TRRUST lists; a gene is not its own regulator."""
+    network = pd.read_csv(real_file("trrust/human.tsv"), sep="\t")
+    data = load_dataset("celltypist-trrust", dtype=torch.float64)
+    listed = list_datasets()[1]
+    assert (listed.shape, listed.edges) == ("1054 x 559", "2658") and tuple(data.x.shape) == (1054, 559)
+    names = np.array(data.gene_names)[data.edge_index.numpy()]
+    assert (
+        set(map(tuple, names.T)) < set(zip(network["TF"], network["Target"], strict=True)) and (names[0] != names[1]).all()
+    )
+    assert len(np.unique(data.edge_index)) == 1054 and (data.x > 0).double().mean(dim=1).min() > 0.05
+    counts, per_count = recover_counts(data.x)
+    torch.testing.assert_close(torch.log1p(counts * per_count), data.x, rtol=1e-8, atol=1e-8)
+
+
+def test_without_the_wheel_of_celltypist_it_says_what_to_install(monkeypatch, tmp_path):
+    monkeypatch.setattr(regnet.data, "find_spec", lambda _: None)
+    with pytest.raises(FileNotFoundError, match=r"come with celltypist: pip install celltypist==1.7.1"):
+        load_dataset("celltypist-trrust")
+    assert list_datasets()[1].place == "needs celltypist"
+    monkeypatch.setattr(regnet.data, "find_spec", lambda _: SimpleNamespace(origin=str(tmp_path / "__init__.py")))
+    with pytest.raises(ValueError, match=r"sample_cell_by_gene.csv is missing or of another version"):
+        load_dataset("celltypist-trrust")
 
 
 # pbmc68k
