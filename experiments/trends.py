@@ -164,7 +164,7 @@ def summarise(scratch: Path, name: str, num_seeds: int) -> dict:
     for _ in range(RESAMPLES):
         genes = resample_regulators(data.edge_index.numpy(), rng)
         for what, those in layers.items():
-            draws[what].append(np.nanmean([trends_of(name, *layer, genes) for layer in those], axis=0))
+            draws[what].append(np.mean([trends_of(name, *layer, genes) for layer in those], axis=0))
     result["clusters"] = effective_clusters(data.edge_index.numpy())
     halves = {"all": slice(None), "even": slice(0, None, 2), "odd": slice(1, None, 2)}
     for part, rows in halves.items():
@@ -175,7 +175,8 @@ def summarise(scratch: Path, name: str, num_seeds: int) -> dict:
 
 
 def contrasts(values: dict[str, np.ndarray], draws: dict[str, list[np.ndarray]] | None = None, clusters: float = 0) -> dict:
-    """Is a trend there, learned, specific to the regulators? Each as estimate, standard error and degrees of freedom.
+    """Is a trend there, learned, specific to the regulators? Each as estimate, standard error and degrees of freedom; trends
+    that are undefined for a layer are left out.
 
     Over trainings alone the answer is about these genes; with draws of the genes of resampled regulators, about genes like
     them.
@@ -185,6 +186,8 @@ def contrasts(values: dict[str, np.ndarray], draws: dict[str, list[np.ndarray]] 
         result[question] = {}
         for column, trend in enumerate(TRENDS):
             layers = [values[what][:, column] for what in ("trained", control) if what]
+            if np.isnan(np.concatenate(layers)).any():  # as the difference of medians where no regulator has a weight
+                continue
             over_genes = None
             if draws is not None:
                 drawn = [np.array(draws[what])[:, column] for what in ("trained", control) if what]
@@ -196,7 +199,7 @@ def contrasts(values: dict[str, np.ndarray], draws: dict[str, list[np.ndarray]] 
 def verdicts(result: dict, part: str = "all") -> dict:
     """The table of :func:`regnet.intervals.decide` for each of the three questions."""
     return {
-        question: decide({trend: Contrast(**of[trend]) for trend in BOUNDS}, BOUNDS)
+        question: decide({trend: Contrast(**of[trend]) for trend in BOUNDS if trend in of}, BOUNDS)
         for question, of in result["contrasts"][part].items()
     }
 

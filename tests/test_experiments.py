@@ -43,6 +43,22 @@ def test_the_stored_sweep_is_whole(result):
         assert {name: weights[name].shape for name in weights} == {"pbmc68k": (30, 765), "celltypist-trrust": (30, 1054)}
 
 
+def test_a_stopped_sweep_goes_on_with_what_is_not_done(tmp_path, monkeypatch):
+    done = []
+
+    def cell(name, condition, seed):
+        done.append(seed)
+        return {"trends": [0.5], "seed": seed}, {"w_eff": np.array([0.5, np.nan], np.float32)}
+
+    finished = SWEEP["finished"]
+    monkeypatch.setitem(finished.__globals__, "cell", cell)
+    first = finished(tmp_path, "mine", "trained", 3)
+    (tmp_path / "mine/trained-4.writing").write_text("[")  # of a run that was killed
+    assert finished(tmp_path, "mine", "trained", 4)["seed"] == 4
+    assert finished(tmp_path, "mine", "trained", 3) == first and done == [3, 4]
+    assert np.load(tmp_path / "mine/trained-3.npz")["w_eff"].tolist()[0] == 0.5
+
+
 def test_contrasts_of_layers_without_any_trend_are_near_zero_and_a_shift_is_found():
     """A trend that only trained layers have is there, learned and specific, with the error that its spread makes."""
     rng = np.random.default_rng(0)
@@ -54,5 +70,10 @@ def test_contrasts_of_layers_without_any_trend_are_near_zero_and_a_shift_is_foun
         assert (table["verdict"] == "present").all(), question
         np.testing.assert_allclose(table["estimate"], 0.5, atol=0.1)
     error = np.sqrt(0.02**2 * 2 + 0.1**2 / 30 * 2)
+    values["trained"][0, 4] = np.nan  # no transcription factor has a weight in one layer
+    assert list(SWEEP["verdicts"]({"contrasts": {"all": SWEEP["contrasts"](values)}})["there"].index) == [
+        "in-degree",
+        "expression",
+    ]
     width = (found["specific"]["high"] - found["specific"]["low"]).to_numpy()
     np.testing.assert_allclose(width, 2 * 2.02 * error, rtol=0.25)
