@@ -235,7 +235,13 @@ def main() -> int:
     files = [ROOT / f"regnet/{name}.py" for name in TRAINING]
     scratch = ROOT / "_build/trends" / hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
     jobs = [(name, "untrained", graph) for name in names for graph in range(GRAPHS)]
-    jobs += [(name, what, seed) for name in names for seed in range(num_seeds[name]) for what in ("trained", "rewired")]
+    jobs += [
+        (name, what, seed)
+        for seed in range(max(num_seeds.values()))  # what is done when it stops is as much of every data set
+        for name in names
+        for what in ("trained", "rewired")
+        if seed < num_seeds[name]
+    ]
     ablations = [(name, what, seed) for name in names for what in ABLATIONS for seed in range(1)] if whole else []
     with ProcessPoolExecutor(arguments.processes) as pool:
         running = [pool.submit(finished, scratch, *job) for job in jobs + ablations]
