@@ -89,7 +89,7 @@ class Contrast(NamedTuple):
     freedom: float
 
 
-def contrast(layers: Sequence[ArrayLike], over_genes: ArrayLike, clusters: float) -> Contrast:
+def contrast(layers: Sequence[ArrayLike], over_genes: ArrayLike | None = None, clusters: float = 0) -> Contrast:
     r"""Mean of a trend over layers, or its difference from that of control layers, with what genes and layers contribute.
 
     .. math:: \hat T = \bar T_1 - \bar T_2, \quad V = V_g + \frac{s_1^2}{n_1} + \frac{s_2^2}{n_2}, \quad
@@ -100,7 +100,8 @@ def contrast(layers: Sequence[ArrayLike], over_genes: ArrayLike, clusters: float
 
     Args:
         layers: the trend of every layer, shape (n,), and where there is a control that of every control layer.
-        over_genes: :math:`\hat T` on resampled genes, shape (draws,); draws where it is NaN are left out.
+        over_genes: :math:`\hat T` on resampled genes, shape (draws,); draws where it is NaN are left out. Without them
+            :math:`V_g = 0`: a statement about these genes, over trainings alone.
         clusters: the number *C* of units resampled; :func:`effective_clusters` with :func:`resample_regulators`.
 
     Raises:
@@ -110,12 +111,12 @@ def contrast(layers: Sequence[ArrayLike], over_genes: ArrayLike, clusters: float
     [0.2, 0.071, 4.263]
     """
     parts = [np.asarray_chkfinite(part, dtype=float) for part in layers]
-    draws = np.asarray(over_genes, dtype=float)
+    draws = np.asarray([0, 0] if over_genes is None else over_genes, dtype=float)
     draws = draws[~np.isnan(draws)]
-    if min(*map(len, parts), len(draws), clusters) < 2:
-        raise ValueError("contrast needs at least two layers, two defined draws and two clusters")
+    if min(map(len, [*parts, draws])) < 2 or (over_genes is not None and clusters <= 1):
+        raise ValueError("contrast needs at least two layers, two defined draws and more than one cluster")
     variances = np.array([draws.var(ddof=1), *(part.var(ddof=1) / len(part) for part in parts)])
-    degrees = np.array([clusters - 1, *(len(part) - 1 for part in parts)])
+    degrees = np.array([clusters - 1 if over_genes is not None else 1, *(len(part) - 1 for part in parts)])
     freedom = variances.sum() ** 2 / (variances**2 / degrees).sum() if variances.any() else np.inf
     estimate = parts[0].mean() - (parts[1].mean() if len(parts) > 1 else 0)
     return Contrast(float(estimate), float(np.sqrt(variances.sum())), float(freedom))
