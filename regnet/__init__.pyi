@@ -19,6 +19,7 @@ from .intervals import bootstrap_interval as bootstrap_interval
 from .intervals import contrast as contrast
 from .intervals import decide as decide
 from .intervals import mean_interval as mean_interval
+from .intervals import over_matrices as over_matrices
 from .intervals import resample_regulators as resample_regulators
 from .model import RegNet as RegNet
 from .report import shrinkage_table as shrinkage_table
