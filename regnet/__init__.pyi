@@ -15,7 +15,6 @@ from .engine import sensitivities_on_graph as sensitivities_on_graph
 from .graph import in_degree as in_degree
 from .graph import neighbor_mean as neighbor_mean
 from .intervals import Contrast as Contrast
-from .intervals import bootstrap_interval as bootstrap_interval
 from .intervals import contrast as contrast
 from .intervals import decide as decide
 from .intervals import effective_clusters as effective_clusters

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,10 +13,10 @@ from statsmodels.stats.multitest import multipletests
 
 
 class Interval(NamedTuple):
-    """The two ends of a 95 % interval: numbers, or arrays of one shape."""
+    """The two ends of a 95 % interval."""
 
-    low: float | NDArray[np.float64]
-    high: float | NDArray[np.float64]
+    low: float
+    high: float
 
 
 def mean_interval(values: ArrayLike) -> Interval:
@@ -42,43 +42,6 @@ def mean_interval(values: ArrayLike) -> Interval:
         raise ValueError(f"mean_interval needs a list of at least two values; got shape {measured.shape}")
     half_width = stats.t.ppf(0.975, measured.size - 1) * stats.sem(measured)
     return Interval(float(measured.mean() - half_width), float(measured.mean() + half_width))
-
-
-def bootstrap_interval(
-    statistic: Callable[..., ArrayLike], *columns: ArrayLike, resamples: int, rng: np.random.Generator
-) -> Interval:
-    """95 % percentile interval of a statistic over resampled rows, e.g. genes, after Efron and Tibshirani (1993).
-
-    The ends are the 0.025 and 0.975 quantiles of the statistic over *B* draws of *n* rows with replacement. Rows count as
-    independent: genes that share regulators are not, and the interval is then too narrow.
-
-    Args:
-        statistic: takes the resampled columns and returns a number, or an array of one shape.
-        columns: each of shape (n,), one row per gene; the same genes are drawn from all of them.
-        resamples: the number *B* of draws.
-        rng: the generator of the draws.
-
-    Returns:
-        The two ends, in the unit and the shape of the statistic.
-
-    Raises:
-        ValueError: there are fewer than two rows, the columns are of different lengths, an entry is not finite, or the
-            statistic is undefined (NaN) on some draw.
-
-    >>> low, high = bootstrap_interval(np.median, [1.0, 2.0, 3.0, 4.0, 9.0], resamples=200, rng=np.random.default_rng(0))
-    >>> float(low), float(high)
-    (1.0, 9.0)
-    """
-
-    def defined(*drawn: NDArray[np.float64]) -> NDArray[np.float64]:
-        value = np.asarray(statistic(*drawn), dtype=float)
-        if np.isnan(value).any():
-            raise ValueError("the statistic is NaN on one draw of the rows: it must be defined on every one")
-        return value
-
-    table = [np.asarray_chkfinite(column, dtype=float) for column in columns]
-    how = {"paired": True, "vectorized": False, "method": "percentile", "batch": 100}  # so many draws in memory at once
-    return Interval(*stats.bootstrap(table, defined, n_resamples=resamples, rng=rng, **how).confidence_interval)
 
 
 class Contrast(NamedTuple):

@@ -8,29 +8,15 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from regnet import bootstrap_interval, mean_interval
+from regnet import mean_interval
 from regnet.figures import trend_band
 from regnet.intervals import Contrast, contrast, decide, effective_clusters, resample_regulators
-
-
-def correlation(a, b):
-    """Spearman's."""
-    return np.corrcoef(stats.rankdata(a), stats.rankdata(b))[0, 1]
 
 
 def test_the_t_interval_is_that_of_scipy():
     row = np.random.default_rng(0).normal(size=7)
     np.testing.assert_allclose(mean_interval(row), stats.ttest_1samp(row, 0).confidence_interval(0.95), rtol=1e-12)
     assert mean_interval([0.25] * 4) == (0.25, 0.25)
-
-
-def test_the_ends_are_the_quantiles_over_draws_of_whole_rows():
-    rng, again = np.random.default_rng(3), np.random.default_rng(3)
-    a, b = np.random.default_rng(4).normal(size=(2, 40))
-    found = bootstrap_interval(correlation, a, b, resamples=100, rng=rng)
-    rows = [again.integers(40, size=40) for _ in range(100)]
-    np.testing.assert_allclose(found, np.quantile([correlation(a[r], b[r]) for r in rows], [0.025, 0.975]), rtol=1e-12)
-    assert rng.random() == again.random()
 
 
 def test_without_variance_over_genes_a_contrast_is_welchs_t_interval():
@@ -86,21 +72,11 @@ def test_an_estimate_without_error_is_decided_by_its_value():
     assert table["p_zero"].tolist() == [0, 0, 1]
 
 
-def resampled(*columns):
-    def statistic(first, *_):
-        return 1.0 if first.any() else math.nan
-
-    return bootstrap_interval(statistic, *columns, resamples=50, rng=np.random.default_rng(0))
-
-
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda: mean_interval([1.0]), r"at least two values; got shape \(1,\)"),
         (lambda: mean_interval([1.0, math.nan, 2.0]), "infs or NaNs"),
-        (lambda: resampled([1.0, 2.0], [1.0, 2.0, 3.0]), "same length"),
-        (lambda: resampled([1.0, 2.0], [1.0, math.nan]), "infs or NaNs"),
-        (lambda: resampled([1.0, 0.0, 0.0]), "the statistic is NaN on one draw of the rows"),
         (lambda: contrast([[0.1]], [0.1, 0.2], 5), "at least two layers, two defined draws"),
         (lambda: contrast([[0.1, 0.2]], [0.1, math.nan], 5), "two defined draws"),
         (lambda: contrast([[0.1, 0.2]], [0.1, 0.2], 1), "more than one cluster"),
@@ -156,5 +132,5 @@ def test_networks_of_one_matrix_count_as_one_and_the_interval_is_that_of_the_ran
 def test_a_mean_over_matrices_needs_two_of_them_and_one_for_each_network(case):
     from regnet import over_matrices
 
-    with pytest.raises(ValueError, match="over_matrices needs one matrix a network|infs or NaNs"):
+    with pytest.raises(ValueError, match=r"over_matrices needs one matrix a network|infs or NaNs"):
         over_matrices(*case)
