@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PACKAGE := $(wildcard regnet/*.py regnet/*.txt)
 # Chapters whose data must be downloaded are executed only where REGNET_DATA_DIR says that it is at hand.
-DOWNLOADED := book/11_published_checkpoint.ipynb
+DOWNLOADED := book/11_published_checkpoint.ipynb book/13_empirical_bayes.ipynb
 PDF := bayesian-shrinkage-in-regnet
 LATEX_PACKAGES := latexmk texlive-xetex texlive-latex-recommended texlive-latex-extra texlive-fonts-recommended \
 	fonts-texgyre fonts-texgyre-math fonts-dejavu
