@@ -14,47 +14,37 @@ from torch.nn import functional as F
 from torch_geometric.data import Data
 
 import regnet
-from regnet.structure import pair_features
-from regnet.training import fit_structure, split_edges
+from regnet.training import VALIDATE_EVERY, split_edges
 
 
-def plain_loop(data: Data, epochs: int, seed: int = 0, hidden_share: float = 0.3) -> dict[str, Tensor]:
+def plain_loop(data: Data, epochs: int, seed: int = 0, ratio: float = 0.3) -> dict[str, Tensor]:
     """The best weights, by validation AUPRC; nothing but PyTorch between the split and them."""
     torch.manual_seed(seed)
-    num_genes = data.x.size(0)
-    split = split_edges(data.edge_index, num_genes, seed)
-    model = regnet.RegNet(data.x.size(1), structural=True)
-    regression = fit_structure(split, num_genes)
-    with torch.no_grad():
-        model.structure.weight.copy_(torch.as_tensor(regression.coef_))
-        model.structure.bias.copy_(torch.as_tensor(regression.intercept_))
-    of_edges, of_non_edges = (
-        pair_features(split.train_edges, num_genes, pairs) for pairs in (split.train_edges, split.train_non_edges)
-    )
+    split = split_edges(data.edge_index, data.x.size(0), seed)
+    model = regnet.RegNet(data.x.size(1))
     val_pairs = torch.cat([split.val_edges, split.val_non_edges], dim=1)
-    val_features = pair_features(split.train_edges, num_genes, val_pairs)
     val_labels = torch.arange(val_pairs.size(1)) < split.val_edges.size(1)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     num_edges, best = split.train_edges.size(1), -1.0
-    num_asked = max(1, round(hidden_share * num_edges))
-    labels = (torch.arange(2 * num_asked) < num_asked).float()
-    for _ in range(epochs):
+    count = max(1, round(ratio * num_edges))
+    labels = (torch.arange(2 * count) < count).float()
+    for epoch in range(epochs):
         model.train()
         shuffled = torch.randperm(num_edges)
-        asked, carrying = shuffled[:num_asked], shuffled[num_asked:]
-        drawn = torch.randint(split.train_non_edges.size(1), (num_asked,))
-        pairs = torch.cat([split.train_edges[:, asked], split.train_non_edges[:, drawn]], dim=1)
-        features = torch.cat([of_edges[asked], of_non_edges[drawn]])
-        out = model(data.x, split.train_edges[:, carrying], pairs, features)
+        drawn = torch.randint(split.train_non_edges.size(1), (count,))
+        pairs = torch.cat([split.train_edges[:, shuffled[:count]], split.train_non_edges[:, drawn]], dim=1)
+        out = model(data.x, split.train_edges[:, shuffled[count:]], pairs)
         divergence = -0.5 * (1 + out.logvar - out.mu**2 - out.logvar.exp()).mean()
         reconstruction = F.mse_loss(out.reconstruction, out.hidden)
         loss = F.binary_cross_entropy_with_logits(out.logits, labels) + 1e-2 * divergence + 0.1 * reconstruction
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        if epoch % VALIDATE_EVERY:
+            continue
         model.eval()
         with torch.no_grad():
-            logits = model(data.x, split.train_edges, val_pairs, val_features).logits
+            logits = model(data.x, split.train_edges, val_pairs).logits
         score = average_precision_score(val_labels, logits)
         if score > best:
             best, weights = score, copy.deepcopy(model.state_dict())

@@ -5,7 +5,7 @@
 
 Writes book/results/trends.json (provenance, and for every data set the trends of every layer, their contrasts and scores)
 and book/results/weights.npz (the weights of the layers trained on counts). What is done is kept under _build/trends, by
-version of the package and of this script: a run that was stopped goes on where it stopped. Commit both first: the result
+version of the files that a training runs through: a run that was stopped goes on where it stopped. Commit first: the result
 names its commit. float32, one thread a training. Stacking seeds with torch.func saves nothing here, as nine tenths of an
 epoch are dense products whose rate does not rise with their number; processes side by side do.
 """
@@ -13,6 +13,7 @@ epoch are dense products whose rate does not rise with their number; processes s
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import platform
@@ -34,7 +35,7 @@ from torch_geometric.data import Data
 
 import regnet
 from regnet.graph import rewire
-from regnet.intervals import Contrast, contrast, decide, resample_regulators
+from regnet.intervals import Contrast, contrast, decide, effective_clusters, resample_regulators
 from regnet.training import split_edges
 from regnet.trends import TRENDS, untrained_weights
 
@@ -49,6 +50,19 @@ NETWORKS = [
 # Written down before the first training: smaller differences of a rank correlation, and of medians, count as none.
 BOUNDS = {"in-degree": 0.10, "expression": 0.10, "TFs minus other genes": 0.03}
 GRAPHS, LAYERS_EACH, RESAMPLES = 10, 40, 300  # of the untrained population; of regulators
+TRAINING = (
+    "checks",
+    "counts",
+    "data",
+    "engine",
+    "evaluation",
+    "graph",
+    "layers",
+    "model",
+    "shrinkage",
+    "training",
+    "trends",
+)
 ABLATIONS = ("all edges supervised", "standardised")
 
 
@@ -150,26 +164,34 @@ def summarise(scratch: Path, name: str, num_seeds: int) -> dict:
     for _ in range(RESAMPLES):
         genes = resample_regulators(data.edge_index.numpy(), rng)
         for what, those in layers.items():
-            draws[what].append(np.nanmean([trends_of(name, *layer, genes) for layer in those], axis=0))
-    clusters = result["regulators"]
-    result["contrasts"] = {"all": contrasts(values, draws, clusters)}
-    for half in (0, 1):  # seeds 0, 2, 4 ... and 1, 3, 5 ...
-        parts = {what: rows[half::2] for what, rows in values.items()}
-        result["contrasts"]["even" if half == 0 else "odd"] = contrasts(parts, draws, clusters)
+            draws[what].append(np.mean([trends_of(name, *layer, genes) for layer in those], axis=0))
+    result["clusters"] = effective_clusters(data.edge_index.numpy())
+    halves = {"all": slice(None), "even": slice(0, None, 2), "odd": slice(1, None, 2)}
+    for part, rows in halves.items():
+        chosen = {what: all_rows[rows] for what, all_rows in values.items()}
+        result.setdefault("contrasts", {})[part] = contrasts(chosen)
+    result["contrasts"]["all, other genes"] = contrasts(values, draws, result["clusters"])
     return result
 
 
-def contrasts(values: dict[str, np.ndarray], draws: dict[str, list[np.ndarray]], clusters: int) -> dict:
-    """Is a trend there, learned, specific to the regulators? Each as estimate, standard error and degrees of freedom."""
-    of = {"there": None, "learned": "untrained", "specific": "rewired"}
-    result: dict[str, dict] = {question: {} for question in of}
-    for question, control in of.items():
+def contrasts(values: dict[str, np.ndarray], draws: dict[str, list[np.ndarray]] | None = None, clusters: float = 0) -> dict:
+    """Is a trend there, learned, specific to the regulators? Each as estimate, standard error and degrees of freedom; trends
+    that are undefined for a layer are left out.
+
+    Over trainings alone the answer is about these genes; with draws of the genes of resampled regulators, about genes like
+    them.
+    """
+    result: dict[str, dict] = {}
+    for question, control in {"there": None, "learned": "untrained", "specific": "rewired"}.items():
+        result[question] = {}
         for column, trend in enumerate(TRENDS):
-            over_genes = np.array(draws["trained"])[:, column]
-            layers = [values["trained"][:, column]]
-            if control:
-                over_genes = over_genes - np.array(draws[control])[:, column]
-                layers.append(values[control][:, column])
+            layers = [values[what][:, column] for what in ("trained", control) if what]
+            if np.isnan(np.concatenate(layers)).any():  # as the difference of medians where no regulator has a weight
+                continue
+            over_genes = None
+            if draws is not None:
+                drawn = [np.array(draws[what])[:, column] for what in ("trained", control) if what]
+                over_genes = drawn[0] - drawn[1] if control else drawn[0]
             result[question][trend] = contrast(layers, over_genes, clusters)._asdict()
     return result
 
@@ -177,7 +199,7 @@ def contrasts(values: dict[str, np.ndarray], draws: dict[str, list[np.ndarray]],
 def verdicts(result: dict, part: str = "all") -> dict:
     """The table of :func:`regnet.intervals.decide` for each of the three questions."""
     return {
-        question: decide({trend: Contrast(**of[trend]) for trend in BOUNDS}, BOUNDS)
+        question: decide({trend: Contrast(**of[trend]) for trend in BOUNDS if trend in of}, BOUNDS)
         for question, of in result["contrasts"][part].items()
     }
 
@@ -210,18 +232,18 @@ def main() -> int:
         return 1
     names = arguments.data or [*COUNTS, *NETWORKS]
     num_seeds = {name: arguments.seeds or seeds_of(name) for name in names}
-    versions = [git("rev-parse", "--short", f"HEAD:{folder}") for folder in ("regnet", "experiments")]
-    scratch = ROOT / "_build/trends" / ("-".join(versions) + ("-changed" if changed else ""))
+    files = [ROOT / f"regnet/{name}.py" for name in TRAINING]
+    scratch = ROOT / "_build/trends" / hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
     jobs = [(name, "untrained", graph) for name in names for graph in range(GRAPHS)]
     jobs += [(name, what, seed) for name in names for seed in range(num_seeds[name]) for what in ("trained", "rewired")]
-    ablations = [(name, what, seed) for name in names for what in ABLATIONS for seed in range(2)] if whole else []
+    ablations = [(name, what, seed) for name in names for what in ABLATIONS for seed in range(1)] if whole else []
     with ProcessPoolExecutor(arguments.processes) as pool:
         running = [pool.submit(finished, scratch, *job) for job in jobs + ablations]
         done = [future.result() for future in track(running, description="trainings")]
         summaries = list(pool.map(summarise, [scratch] * len(names), names, num_seeds.values()))
     for summary in summaries:
         for question, table in verdicts(summary).items():
-            print(f"\n{summary['data']}: {question}\n{table.round(3).to_string()}")
+            print(f"\n{summary['data']}: {question}, on these genes\n{table.round(3).to_string()}")
     if not whole:
         return 0
     ablated = [record for record in done if record.get("condition") in ABLATIONS]

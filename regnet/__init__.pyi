@@ -18,6 +18,7 @@ from .intervals import Contrast as Contrast
 from .intervals import bootstrap_interval as bootstrap_interval
 from .intervals import contrast as contrast
 from .intervals import decide as decide
+from .intervals import effective_clusters as effective_clusters
 from .intervals import mean_interval as mean_interval
 from .intervals import resample_regulators as resample_regulators
 from .model import RegNet as RegNet

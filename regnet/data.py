@@ -307,11 +307,13 @@ def list_datasets() -> list[DatasetInfo]:
     own, registered = os.environ.get("REGNET_DATA_DIR"), _registered()
     here, there = ("REGNET_DATA_DIR", "missing") if own else ("downloaded", "download")
     folder = Path(own or pooch.os_cache("regnet"))
-    celltypist = "part of celltypist" if find_spec("celltypist") else "pip install celltypist"
-    network = here if (folder / "trrust/human.tsv").is_file() else there
+    curated = here if (folder / "trrust/human.tsv").is_file() else f"{there}, 0.3 MB"
     listed = [
         DatasetInfo("pbmc68k", "765 x 350", "1025", "10x Genomics", "part of scanpy"),
-        DatasetInfo("celltypist-trrust", "1054 x 559", "2658", "CellTypist, TRRUST", f"{celltypist}; network {network}"),
+        DatasetInfo(
+            *("celltypist-trrust", "1054 x 559", "2658", "CellTypist/TRRUST"),
+            curated if find_spec("celltypist") else "needs celltypist",
+        ),
     ]
     for name, members in _networks().items():
         sizes = {folder / file: int(registered[file][2]) for file in members}

@@ -89,7 +89,7 @@ class Contrast(NamedTuple):
     freedom: float
 
 
-def contrast(layers: Sequence[ArrayLike], over_genes: ArrayLike, clusters: int) -> Contrast:
+def contrast(layers: Sequence[ArrayLike], over_genes: ArrayLike | None = None, clusters: float = 0) -> Contrast:
     r"""Mean of a trend over layers, or its difference from that of control layers, with what genes and layers contribute.
 
     .. math:: \hat T = \bar T_1 - \bar T_2, \quad V = V_g + \frac{s_1^2}{n_1} + \frac{s_2^2}{n_2}, \quad
@@ -100,8 +100,9 @@ def contrast(layers: Sequence[ArrayLike], over_genes: ArrayLike, clusters: int) 
 
     Args:
         layers: the trend of every layer, shape (n,), and where there is a control that of every control layer.
-        over_genes: :math:`\hat T` on resampled genes, shape (draws,); draws where it is NaN are left out.
-        clusters: the number *C* of units resampled, of regulators with :func:`resample_regulators`.
+        over_genes: :math:`\hat T` on resampled genes, shape (draws,); draws where it is NaN are left out. Without them
+            :math:`V_g = 0`: a statement about these genes, over trainings alone.
+        clusters: the number *C* of units resampled; :func:`effective_clusters` with :func:`resample_regulators`.
 
     Raises:
         ValueError: a value is not finite, or there are fewer than two of layers, draws or clusters.
@@ -110,12 +111,12 @@ def contrast(layers: Sequence[ArrayLike], over_genes: ArrayLike, clusters: int) 
     [0.2, 0.071, 4.263]
     """
     parts = [np.asarray_chkfinite(part, dtype=float) for part in layers]
-    draws = np.asarray(over_genes, dtype=float)
+    draws = np.asarray([0, 0] if over_genes is None else over_genes, dtype=float)
     draws = draws[~np.isnan(draws)]
-    if min(map(len, [*parts, draws, range(clusters)])) < 2:
-        raise ValueError("contrast needs at least two layers, two defined draws and two clusters")
+    if min(map(len, [*parts, draws])) < 2 or (over_genes is not None and clusters <= 1):
+        raise ValueError("contrast needs at least two layers, two defined draws and more than one cluster")
     variances = np.array([draws.var(ddof=1), *(part.var(ddof=1) / len(part) for part in parts)])
-    degrees = np.array([clusters - 1, *(len(part) - 1 for part in parts)])
+    degrees = np.array([clusters - 1 if over_genes is not None else 1, *(len(part) - 1 for part in parts)])
     freedom = variances.sum() ** 2 / (variances**2 / degrees).sum() if variances.any() else np.inf
     estimate = parts[0].mean() - (parts[1].mean() if len(parts) > 1 else 0)
     return Contrast(float(estimate), float(np.sqrt(variances.sum())), float(freedom))
@@ -124,8 +125,9 @@ def contrast(layers: Sequence[ArrayLike], over_genes: ArrayLike, clusters: int) 
 def resample_regulators(edge_index: ArrayLike, rng: np.random.Generator) -> NDArray[np.int64]:
     """Genes of regulators drawn with replacement: genes that share regulators come, or stay away, together.
 
-    Each draw first gives every gene to one of its regulators at random, so that two genes are in one cluster as often as
-    they share regulators. Genes without regulators are in no draw.
+    Each draw puts the regulators in a random order and gives every gene to the first of its own, so that two genes are in
+    one cluster with the probability that one of their regulators is common to both (Broder 1997). Genes without regulators
+    are in no draw.
 
     Args:
         edge_index: regulator -> target, shape (2, edges).
@@ -134,16 +136,35 @@ def resample_regulators(edge_index: ArrayLike, rng: np.random.Generator) -> NDAr
     Returns:
         Indices of genes, with repetitions, after Cameron, Gelbach and Miller (2008).
 
-    >>> sorted(set(resample_regulators([[0, 0, 1], [2, 3, 4]], np.random.default_rng(1)).tolist()))
+    >>> sorted(set(resample_regulators([[0, 0, 1], [2, 3, 4]], np.random.default_rng(2)).tolist()))
     [2, 3]
     """
+    genes, owner, regulators = _clusters(edge_index, rng)
+    times = np.bincount(rng.integers(0, regulators, regulators), minlength=regulators)
+    return np.repeat(genes, times[owner])
+
+
+def effective_clusters(edge_index: ArrayLike, orders: int = 200) -> float:
+    r"""Number of equal clusters as good as those of :func:`resample_regulators`, :math:`(\sum n)^2 / \sum n^2`.
+
+    After Carter, Schnepel and Steigerwald (2017); for :func:`contrast`. Mean over so many random orders of the regulators.
+
+    >>> round(effective_clusters([[0, 0, 0, 1], [2, 3, 4, 5]]), 3)
+    1.6
+    """
+    rng = np.random.default_rng(0)
+    sizes = (np.bincount(_clusters(edge_index, rng)[1]) for _ in range(orders))
+    return float(np.mean([size.sum() ** 2 / (size**2).sum() for size in sizes]))
+
+
+def _clusters(edge_index: ArrayLike, rng: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
+    """Genes with regulators, for each the place of its first one in a random order of the regulators, and their number."""
     sources, targets = np.asarray(edge_index)
-    order = rng.permutation(len(targets))
-    genes, first = np.unique(targets[order], return_index=True)
-    owner = sources[order][first]
-    regulators = np.unique(sources)
-    times = np.bincount(rng.choice(regulators, len(regulators)), minlength=regulators.max() + 1)
-    return np.repeat(genes, times[owner]).astype(np.int64)
+    regulators, source = np.unique(sources, return_inverse=True)
+    genes, target = np.unique(targets, return_inverse=True)
+    owner = np.full(len(genes), len(regulators))
+    np.minimum.at(owner, target, rng.permutation(len(regulators))[source])
+    return genes, owner, len(regulators)
 
 
 def decide(contrasts: Mapping[str, Contrast], bounds: Mapping[str, float], level: float = 0.05) -> pd.DataFrame:

@@ -53,7 +53,7 @@ def files(tiny_data, tmp_path):
 def trained(tiny_data, tmp_path):
     """A model of the tiny data's width in a file, in float64."""
     torch.manual_seed(0)
-    model = regnet.RegNet(12, hidden_channels=8, latent_channels=4, structural=True).double().eval()
+    model = regnet.RegNet(12, hidden_channels=8, latent_channels=4).double().eval()
     torch.save(model.state_dict(), tmp_path / "model.pth")
     return tmp_path / "model.pth", model
 
@@ -77,7 +77,8 @@ def test_datasets_lists_every_name_one_a_line_uncut(run, monkeypatch):
     monkeypatch.setenv("COLUMNS", "40")
     assert run("datasets").stdout.splitlines() == lines
     assert re.fullmatch(r"pbmc68k +765 x 350 +1025 +10x Genomics +part of scanpy *", lines[1])
-    assert re.fullmatch(r"mesc-lofgof +1120 x 421 +4169 +BEELINE/GENELink +download, 3\.5 MB *", lines[2])
+    assert re.fullmatch(r"celltypist-trrust +1054 x 559 +2658 +CellTypist/TRRUST +download, 0\.3 MB *", lines[2])
+    assert re.fullmatch(r"mesc-lofgof +1120 x 421 +4169 +BEELINE/GENELink +download, 3\.5 MB *", lines[3])
 
 
 def test_datasets_downloads_nothing_and_imports_nothing_heavy(tmp_path):
@@ -112,6 +113,7 @@ def test_pretrain_writes_where_it_says_and_shows_the_metrics(run, tmp_path, monk
     assert {file.name for file in out.iterdir()} == set(REPORT_FILES)
     rows = [line for line in result.stdout.splitlines() if "AUROC" in line or "AUPRC" in line]
     assert [f"{metrics['auroc']:.3f}" in rows[0], f"{metrics['auprc_degree']:.3f}" in rows[1]] == [True, True]
+    assert "kept epoch 0 of 2" in result.stdout and "--epochs ended the training before" in words(result.stderr)
     assert "|Pearson| ┃" in result.stdout and "epoch" in result.stderr, "no column is cut; the progress bar"
 
 
@@ -170,7 +172,7 @@ def test_outputs_are_not_replaced_without_force(run, tiny_data, tmp_path):
     assert_error(run(*arguments, "--resume"), "o holds a finished training with seed=None, not 0")
     (tmp_path / "o" / "settings.json").write_bytes(before["settings.json"])
     longer = run(*arguments[:3], "2", *arguments[4:], "--resume")
-    assert_error(longer, "o holds a finished training with epochs=1, not 2;", "give another --out")
+    assert_error(longer, "o holds a finished training with max_epochs=1, not 2;", "give another --out")
     assert {file.name: file.read_bytes() for file in (tmp_path / "o").iterdir()} == before
     assert run(*arguments, "--seed", "1", "--force").exit_code == 0
     assert json.loads((tmp_path / "o" / "metrics.json").read_text())["seed"] == 1
@@ -200,7 +202,7 @@ def test_a_training_that_diverges_leaves_nothing_that_forces_force(run, tiny_dat
     tiny_data.x *= 1e30
     for _ in range(2):
         assert_error(
-            run("pretrain", "tiny", "--epochs", "5", "--out", "a/o"), "diverged in epoch", "use log or standardised"
+            run("pretrain", "tiny", "--epochs", "5", "--out", "a/o"), "diverged by epoch", "use log or standardised"
         )
     assert not (tmp_path / "a").exists()
 

@@ -10,6 +10,7 @@ import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import anndata
 import dask.array as da
@@ -24,6 +25,7 @@ from scipy import sparse, stats
 from torch_geometric.data import Data
 
 import regnet.data
+from regnet import recover_counts
 from regnet.checks import check_gene_names
 from regnet.data import PBMC68K_TFS, dataset_names, fetch, join, list_datasets, load_dataset, make_dataset
 
@@ -280,8 +282,13 @@ def test_every_gene_needs_a_name_of_its_own_on_one_line(names, words):
 
 def test_the_list_of_names():
     names = dataset_names()
-    assert names[0] == "pbmc68k" and {"mesc-lofgof", "mesc-non-specific", "mdc-string", "mhsc-gm-specific"} <= set(names)
-    assert len(names) == len(set(names)) == 17 and all(name == name.lower() for name in names)
+    assert names[:2] == ["pbmc68k", "celltypist-trrust"] and {
+        "mesc-lofgof",
+        "mesc-non-specific",
+        "mdc-string",
+        "mhsc-gm-specific",
+    } <= set(names)
+    assert len(names) == len(set(names)) == 18 and all(name == name.lower() for name in names)
     assert all(row.shape and row.edges for row in list_datasets())
 
 
@@ -364,15 +371,15 @@ def cached(server):
 
 
 def test_a_download_is_cached_and_a_damaged_copy_downloaded_again(server):
-    assert dataset_names() == ["pbmc68k", "toy-near"]
-    assert list_datasets()[1] == (*TOY, "download, 0.0 MB")
+    assert dataset_names() == ["pbmc68k", "celltypist-trrust", "toy-near"]
+    assert list_datasets()[2] == (*TOY, "download, 0.0 MB")
     data = load_dataset("toy-near", dtype=torch.float64)
     assert data.x.tolist() == [[1, 2], [0, 4]] and data.edge_index.tolist() == [[0], [1]]
     assert data.is_tf.tolist() == [True, False] and data.gene_names == ["Tfa", "GeneB"] and data.name == "toy-near"
-    assert list_datasets()[1] == (*TOY, "downloaded")
+    assert list_datasets()[2] == (*TOY, "downloaded")
     assert torch.equal(load_dataset("toy-near", dtype=torch.float64).x, data.x) and server.requests == list(CONTENT)
     fetch("toy/near/tfs.csv").write_bytes(b"damaged")
-    assert list_datasets()[1] == (*TOY, "download, 0.0 MB")
+    assert list_datasets()[2] == (*TOY, "download, 0.0 MB")
     assert fetch("toy/near/tfs.csv").read_bytes() == CONTENT["toy/near/tfs.csv"] and len(server.requests) == 4
 
 
@@ -432,11 +439,11 @@ def test_a_file_that_is_not_registered_is_refused_without_a_download(server):
 
 def test_a_data_folder_replaces_every_download(server, monkeypatch, tmp_path):
     monkeypatch.setenv("REGNET_DATA_DIR", str(tmp_path / "data"))
-    assert list_datasets()[1] == (*TOY, "missing, 0.0 MB")
+    assert list_datasets()[2] == (*TOY, "missing, 0.0 MB")
     for name, body in CONTENT.items():
         (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "data" / name).write_bytes(body)
-    assert list_datasets()[1] == (*TOY, "REGNET_DATA_DIR")
+    assert list_datasets()[2] == (*TOY, "REGNET_DATA_DIR")
     assert fetch("toy/near/tfs.csv") == tmp_path / "data/toy/near/tfs.csv" and load_dataset("toy-near").x.shape == (2, 2)
     own = tmp_path / "data/toy/near/tfs.csv"
     own.write_bytes(b"damaged")
@@ -455,7 +462,8 @@ def test_a_data_folder_replaces_every_download(server, monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("cells", "kind", "shape"),
     [("mESC", kind, (1120, 421)) for kind in ("lofgof", "string", "non-specific", "specific")]
-    + [("mDC", kind, (821, 383)) for kind in ("string", "non-specific", "specific")],
+    + [("mDC", kind, (821, 383)) for kind in ("string", "non-specific", "specific")]
+    + [("hHEP", kind, (948, 425)) for kind in ("string", "non-specific", "specific")],
 )
 def test_real_networks(cells, kind, shape, real_file):
     network = pd.read_csv(real_file(f"{cells}/{kind}/network.csv"))
@@ -471,6 +479,31 @@ def test_real_networks(cells, kind, shape, real_file):
     assert data.edge_index.size(1) == len(drawn)
     tfs = set(pd.read_csv(real_file(f"{cells}/{kind}/tfs.csv"))["TF"].str.upper())
     assert {gene for gene, is_tf in zip(upper, data.is_tf.tolist(), strict=True) if is_tf} == tfs & set(upper)
+
+
+def test_the_counts_of_celltypist_with_the_curated_edges_of_trrust(real_file):
+    """The numbers of its line in the list, whole counts, and edges that TRRUST lists; a gene is not its own regulator."""
+    network = pd.read_csv(real_file("trrust/human.tsv"), sep="\t")
+    data = load_dataset("celltypist-trrust", dtype=torch.float64)
+    listed = list_datasets()[1]
+    assert (listed.shape, listed.edges) == ("1054 x 559", "2658") and tuple(data.x.shape) == (1054, 559)
+    names = np.array(data.gene_names)[data.edge_index.numpy()]
+    assert (
+        set(map(tuple, names.T)) < set(zip(network["TF"], network["Target"], strict=True)) and (names[0] != names[1]).all()
+    )
+    assert len(np.unique(data.edge_index)) == 1054 and (data.x > 0).double().mean(dim=1).min() > 0.05
+    counts, per_count = recover_counts(data.x)
+    torch.testing.assert_close(torch.log1p(counts * per_count), data.x, rtol=1e-8, atol=1e-8)
+
+
+def test_without_the_wheel_of_celltypist_it_says_what_to_install(monkeypatch, tmp_path):
+    monkeypatch.setattr(regnet.data, "find_spec", lambda _: None)
+    with pytest.raises(FileNotFoundError, match=r"come with celltypist: pip install celltypist==1.7.1"):
+        load_dataset("celltypist-trrust")
+    assert list_datasets()[1].place == "needs celltypist"
+    monkeypatch.setattr(regnet.data, "find_spec", lambda _: SimpleNamespace(origin=str(tmp_path / "__init__.py")))
+    with pytest.raises(ValueError, match=r"sample_cell_by_gene.csv is missing or of another version"):
+        load_dataset("celltypist-trrust")
 
 
 # pbmc68k

@@ -41,9 +41,11 @@ torch.set_num_threads(1)
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background may have begun with it ignored
 keep = training._keep
 
-def noting(path, settings, done, *state):
-    os.write(notes, b"%d\\n" % done)
-    keep(path, settings, done, *state)
+def noting(path, settings, state, *rest):
+    os.write(notes, b"%d\\n" % state["epochs"])
+    keep(path, settings, state, *rest)
+
+training.VALIDATE_EVERY = 1  # and so is kept every epoch
 
 training._keep = noting
 move = Path.replace

@@ -47,6 +47,15 @@ def trend_line(axes):
     return np.asarray(line.get_xdata()), np.asarray(line.get_ydata())
 
 
+def test_the_training_curve_marks_the_kept_epoch_beside_the_baselines():
+    history = {"epoch": [0, 5, 10], "loss": [3.0, 2.0, 1.0], "val_auprc": [0.1, 0.4, 0.3]}
+    axes = figures.training_curve(history, {"degree": 0.2})
+    curve, kept, degree = axes.lines
+    assert np.asarray(curve.get_xydata()).tolist() == [[0, 0.1], [5, 0.4], [10, 0.3]]
+    assert np.asarray(kept.get_xydata()).tolist() == [[5, 0.4]] and set(degree.get_ydata()) == {0.2}
+    assert legend(axes) == "RegNet | kept: epoch 5 | degree"
+
+
 @pytest.mark.parametrize(("draw", "column"), [(DRAW[0], "in_degree"), (DRAW[1], "mean_expression")])
 def test_every_gene_with_a_weight_is_one_point_at_its_place(draw, column, usual):
     got = np.concatenate([np.asarray(group.get_offsets()) for group in groups(draw(usual))])

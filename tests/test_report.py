@@ -70,10 +70,13 @@ def test_another_graph_replaces_that_of_the_data(model, tiny_data):
     )
 
 
+HISTORY = {"epoch": [0, 5, 10], "loss": [3.0, 2.0, 1.0], "val_auprc": [0.1, 0.4, 0.3]}
+
+
 @pytest.fixture
 def trained(model, tiny_data):
     return Pretrained(
-        model, tiny_data.edge_index, split_edges(tiny_data.edge_index, 40), {"auroc": 0.75, "seed": 3}, {"seed": 3}
+        model, tiny_data.edge_index, split_edges(tiny_data.edge_index, 40), {"auroc": 0.75, "seed": 3}, {"seed": 3}, HISTORY
     )
 
 
@@ -94,7 +97,7 @@ def test_the_report_is_complete_and_leaves_other_files_alone(trained, tiny_data,
     edges, names = pd.read_csv(out / "train_edges.csv"), tiny_data.gene_names
     assert list(edges.columns) == ["TF", "Target"]
     assert edges.to_numpy().tolist() == [[names[a], names[b]] for a, b in tiny_data.edge_index.T.tolist()]
-    for name in SHRINKAGE_FILES[1:]:
+    for name in (*SHRINKAGE_FILES[1:], "training_curve.png"):
         with Image.open(out / name) as picture:
             assert min(picture.size) > 300 and len(picture.convert("L").getcolors(256) or []) > 5
 

@@ -18,8 +18,14 @@ from torch_geometric.data import Data
 from regnet import pretrain, training
 from regnet.evaluation import evaluate, split_edges
 from regnet.io import to_memory
-from regnet.structure import pair_features
-from regnet.training import PLAIN
+
+NO_HIDDEN = {"disjoint_train_ratio": 0.0}
+
+
+@pytest.fixture(autouse=True)
+def look_every_epoch(monkeypatch):
+    """So that few epochs tell how looks, the kept epoch and interruptions go together; one test is of the real number."""
+    monkeypatch.setattr(training, "VALIDATE_EVERY", 1)
 
 
 def same_model(one, two):
@@ -75,13 +81,13 @@ def test_no_validation_or_test_edge_reaches_the_model_as_a_message(tiny_data, mo
     seen, supervised = [], set()
     original = training.RegNet.forward
 
-    def forward(self, x, edge_index, scored, *features):
+    def forward(self, x, edge_index, scored):
         seen.append(pairs(edge_index))
         if self.training:
             assert not pairs(edge_index) & pairs(scored), "a supervision edge that passes messages gives itself away"
             assert scored.size(1) == 2 * round(0.3 * split.train_edges.size(1)), "as many non-edges as supervision edges"
             supervised.update(pairs(scored))
-        return original(self, x, edge_index, scored, *features)
+        return original(self, x, edge_index, scored)
 
     monkeypatch.setattr(training.RegNet, "forward", forward)
     split = split_edges(tiny_data.edge_index, 40)
@@ -97,61 +103,36 @@ def test_without_hidden_edges_all_are_supervised_and_pass_messages(tiny_data, mo
     calls = []
     original = training.RegNet.forward
 
-    def forward(self, x, edge_index, scored, features=None):
-        calls.append((pairs(edge_index), pairs(scored), features))
-        return original(self, x, edge_index, scored, features)
+    def forward(self, x, edge_index, scored):
+        calls.append((pairs(edge_index), pairs(scored)))
+        return original(self, x, edge_index, scored)
 
     monkeypatch.setattr(training.RegNet, "forward", forward)
-    result = pretrain(tiny_data, max_epochs=2, **PLAIN)
-    known = pairs(result.split.train_edges)
-    for messages, scored, features in calls[:4:2]:  # training steps; between them is validation
-        assert messages == known and known < scored and features is None
-    assert result.model.structure is None
+    known = pairs(pretrain(tiny_data, max_epochs=2, disjoint_train_ratio=0.0).split.train_edges)
+    for messages, scored in calls[:4:2]:  # training steps; between them is validation
+        assert messages == known and known < scored
 
 
 def test_the_loss_is_the_documented_sum(tiny_data):
     """BCE + 0.01 KL + 0.1 MSE, with KL from torch.distributions."""
     torch.manual_seed(0)
     split = split_edges(tiny_data.edge_index, 40)
-    model = training.RegNet(12, structural=True).double().eval()
-    features = training._start_structure(model.structure, split, 40)
+    model = training.RegNet(12).double().eval()
     torch.manual_seed(1)
-    loss = training._loss(model, tiny_data.x, split, 0.3, features)
+    loss = training._loss(model, tiny_data.x, split, 0.3)
     torch.manual_seed(1)
     shuffled = torch.randperm(split.train_edges.size(1))
     count = round(0.3 * len(shuffled))
     hidden, seen = split.train_edges[:, shuffled[:count]], split.train_edges[:, shuffled[count:]]
     drawn = split.train_non_edges[:, torch.randint(split.train_non_edges.size(1), (count,))]
     scored = torch.cat([hidden, drawn], dim=1)
-    out = model(tiny_data.x, seen, scored, pair_features(split.train_edges, 40, scored))
+    out = model(tiny_data.x, seen, scored)
     probability = out.logits.sigmoid()
     classification = -(probability[:count].log().sum() + (1 - probability[count:]).log().sum()) / (2 * count)
     posterior = torch.distributions.Normal(out.mu, (out.logvar / 2).exp())
     divergence = torch.distributions.kl_divergence(posterior, torch.distributions.Normal(0.0, 1.0)).mean()
     reconstruction = ((out.reconstruction - out.hidden) ** 2).mean()
     torch.testing.assert_close(loss, classification + 0.01 * divergence + 0.1 * reconstruction, rtol=1e-10, atol=0)
-
-
-def test_the_structural_term_starts_as_the_logistic_regression_on_training_edges(tiny_data):
-    """The regression is a stationary point of its own penalised loss, and the untrained model adds it to its score."""
-    split = split_edges(tiny_data.edge_index, 40)
-    model = training.RegNet(12, structural=True).double().eval()
-    by_part = training._start_structure(model.structure, split, 40)
-    for part in ("train_edges", "train_non_edges", "val_edges", "val_non_edges"):
-        assert torch.equal(by_part[part], pair_features(split.train_edges, 40, getattr(split, part)))
-    scored = torch.cat([split.train_edges, split.train_non_edges], dim=1)
-    features = pair_features(split.train_edges, 40, scored)
-    weight, bias = model.structure.weight[0].detach().requires_grad_(), model.structure.bias.detach().requires_grad_()
-    labels = (torch.arange(scored.size(1)) < split.train_edges.size(1)).double()
-    balance = scored.size(1) / 2 / torch.where(labels > 0, labels.sum(), (1 - labels).sum())
-    loss = torch.nn.functional.binary_cross_entropy_with_logits(features @ weight + bias, labels, balance, reduction="sum")
-    gradients = torch.autograd.grad(loss + weight.square().sum() / 2, (weight, bias))
-    assert all(gradient.abs().max() < 1e-6 for gradient in gradients)
-    with torch.no_grad():
-        with_term = model(tiny_data.x, split.train_edges, scored).logits
-        model.structure = None
-        without = model(tiny_data.x, split.train_edges, scored).logits
-    torch.testing.assert_close(with_term - without, (features @ weight + bias).detach(), rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -192,6 +173,36 @@ def test_the_epoch_with_the_best_validation_score_is_returned(tiny_data, monkeyp
     }
 
 
+def test_the_training_stops_when_the_score_has_not_risen_for_so_long(tiny_data, tmp_path):
+    scores = [0.1, 0.3, 0.2, 0.3, 0.25, 0.2, 0.1, 0.9]
+    result = train(tiny_data, scores=scores, max_epochs=8, patience=3)
+    assert (result.metrics["best_epoch"], result.metrics["epochs"]) == (1, 5), "an equal score is no rise"
+    assert result.history["epoch"] == [0, 1, 2, 3, 4] and result.history["val_auprc"] == scores[:5]
+    assert result.history["loss"][0] != result.history["loss"][1]
+    stopped(tiny_data, tmp_path / "c", 3, scores=scores, max_epochs=8, patience=3)
+    resumed = train(tiny_data, tmp_path / "c", scores=scores, max_epochs=8, patience=3, resume=True)
+    assert same(resumed, result) and resumed.history == result.history
+
+
+def test_every_fifth_epoch_looks_at_the_validation_pairs(tiny_data, tmp_path, monkeypatch):
+    monkeypatch.undo()
+    assert (result := train(tiny_data, max_epochs=13)).history["epoch"] == [0, 5, 10]
+    stopped(tiny_data, tmp_path / "c", 8, place="_loss", max_epochs=13)
+    assert epochs_kept(tmp_path / "c") == 6
+    assert same(train(tiny_data, tmp_path / "c", max_epochs=13, resume=True), result)
+
+
+def test_a_gpu_is_used_where_there_is_one(tiny_data, monkeypatch):
+    """The meta device stands in for it: it takes the model and refuses to compute."""
+    if not torch.accelerator.is_available():
+        with pytest.raises(ValueError, match='accelerator="gpu" finds no GPU'):
+            pretrain(tiny_data, accelerator="gpu")
+        assert same(pretrain(tiny_data, max_epochs=2, accelerator="auto"), pretrain(tiny_data, max_epochs=2))
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: torch.device("cuda"))
+    assert {training._device(name) for name in ("gpu", "auto")} == {torch.device("cuda:0")}
+    assert training._device("cpu") == torch.device("cpu")
+
+
 def test_the_model_is_in_evaluation_mode_in_the_dtype_of_x(tiny_data):
     tiny_data.x = tiny_data.x.float()
     model = pretrain(tiny_data, max_epochs=1).model
@@ -220,7 +231,7 @@ def test_the_untrained_model_is_the_one_that_training_starts_from(tiny_data):
     state = torch.random.get_rng_state()
     start = training.untrained(tiny_data.x, seed=5)
     assert torch.equal(torch.random.get_rng_state(), state) and not start.training
-    after = pretrain(tiny_data, seed=5, max_epochs=1, **PLAIN).model
+    after = pretrain(tiny_data, seed=5, max_epochs=1, **NO_HIDDEN).model
     moved = [(a - b).abs().max() for a, b in zip(after.parameters(), start.parameters(), strict=True)]
     assert 0.9e-3 < max(moved) < 1.001e-3
     assert next(training.untrained(tiny_data.x.float()).parameters()).dtype == torch.float32
@@ -240,8 +251,10 @@ def test_the_untrained_model_is_the_one_that_training_starts_from(tiny_data):
         ({"x": torch.zeros(40, 3, device="meta")}, {}, ValueError, r"x must be on the CPU, .*got meta; use data.cpu\(\)"),
         ({"edge_index": torch.ones(2, 9, device="meta").long()}, {}, ValueError, "edge_index must be on the CPU"),
         ({}, {"max_epochs": 0}, ValueError, "max_epochs must be a whole number of at least 1; got 0"),
-        ({}, {"hidden_share": 1.0}, ValueError, "hidden_share must be at least 0 and below 1"),
-        ({}, {"hidden_share": float("nan")}, ValueError, "hidden_share must be at least 0 and below 1"),
+        ({}, {"patience": 0.5}, ValueError, "patience must be a whole number of at least 1; got 0.5"),
+        ({}, {"disjoint_train_ratio": 1.0}, ValueError, "disjoint_train_ratio must be at least 0 and below 1"),
+        ({}, {"disjoint_train_ratio": float("nan")}, ValueError, "disjoint_train_ratio must be at least 0 and below 1"),
+        ({}, {"accelerator": "cuda"}, ValueError, 'accelerator must be "cpu", "gpu" or "auto"; got \'cuda\''),
         ({}, {"resume": True}, ValueError, "resume=True needs checkpoint"),
     ],
 )
@@ -281,7 +294,7 @@ def test_one_cell_is_enough_and_constant_genes_correlate_with_nothing(tiny_data)
 # stopping and going on
 
 
-@pytest.mark.parametrize("options", [{}, PLAIN])
+@pytest.mark.parametrize("options", [{}, NO_HIDDEN])
 def test_a_resumed_training_gives_exactly_the_result_of_an_uninterrupted_one(options, tiny_data, tmp_path):
     """The scores rise, so that the last epoch, which depends on all before it, is the best."""
     path, options = tmp_path / "last.ckpt", options | {"seed": 3, "scores": RISING}
@@ -327,7 +340,7 @@ def test_without_resume_a_kept_training_is_begun_again(tiny_data, tmp_path):
     ("change", "options", "words"),
     [
         ({}, {"seed": 1}, "seed=0, not 1"),
-        ({}, PLAIN, "hidden_share=0.3, not 0.0 and structural=True, not False"),
+        ({}, NO_HIDDEN | {"patience": 9}, "disjoint_train_ratio=0.3, not 0.0 and patience=100, not 9"),
         ({"x": lambda data: data.x.float()}, {}, "has other expression;"),
         ({"x": lambda data: data.x + torch.eye(40, 12).double() * 1e-12}, {}, "has other expression;"),
         ({"edge_index": lambda data: data.edge_index[:, :-1]}, {}, "has other edges;"),

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from examples import close, layers
+from scipy import stats
 from torch import nn
 from torch.nn.utils import parametrizations
 from torch_geometric.data import Data
@@ -28,10 +29,27 @@ def table():
     return pd.DataFrame(genes | {"w_eff": np.where(np.arange(60) < 5, np.nan, draw.random(60)), "S_x": 1.0})
 
 
-def test_the_trends_are_those_of_the_sweep(table):
-    """Which ranks by scipy; tests/test_experiments.py compares its partial correlations with regressions."""
-    sweep = runpy.run_path(str(Path(__file__).parents[1] / "experiments/benchmark_networks.py"))["trends"]
-    np.testing.assert_allclose(list(trends(table).values()), list(sweep(table).values()), rtol=1e-10)
+def test_the_trends_are_rank_correlations_and_correlations_of_residuals(table):
+    """By scipy and by regressions; the sweep, which has its own without tables, finds the same."""
+    found = trends(table)
+    used = table.dropna()
+    ranks = used[["w_eff", "in_degree", "mean_expression"]].rank()
+    residuals = {name: ranks[name] - np.polyval(np.polyfit(ranks[given], ranks[name], 1), ranks[given])
+                 for name, given in (("in_degree", "mean_expression"), ("mean_expression", "in_degree"))}  # fmt: skip
+    for name, column in (("in-degree", "in_degree"), ("expression", "mean_expression")):
+        assert found[name] == pytest.approx(stats.spearmanr(used["w_eff"], used[column]).statistic, rel=1e-10)
+        (given,) = {"in_degree", "mean_expression"} - {column}
+        of_w = ranks["w_eff"] - np.polyval(np.polyfit(ranks[given], ranks["w_eff"], 1), ranks[given])
+        (partial,) = (value for trend, value in found.items() if trend.startswith(f"{name}, given"))
+        assert partial == pytest.approx(np.corrcoef(of_w, residuals[column])[0, 1], rel=1e-10)
+    weight = used.groupby("is_tf")["w_eff"].median()
+    assert found["TFs minus other genes"] == pytest.approx(weight[True] - weight[False], rel=1e-12)
+    sweep = runpy.run_path(str(Path(__file__).parents[1] / "experiments/trends.py"))["trends_of"]
+    x = torch.from_numpy(table["mean_expression"].to_numpy())[:, None]
+    data = Data(x=x, is_tf=torch.from_numpy(table["is_tf"].to_numpy()))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sweep.__globals__, "load", lambda _: data)
+        np.testing.assert_allclose(sweep("", table["w_eff"], table["in_degree"]), list(found.values()), rtol=1e-10)
 
 
 @pytest.mark.parametrize(
