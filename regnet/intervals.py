@@ -209,16 +209,22 @@ def decide(contrasts: Mapping[str, Contrast], bounds: Mapping[str, float], level
         One row a contrast: ``estimate``, the unadjusted 95 % interval ``low`` to ``high``, the adjusted ``p_zero`` and
         ``p_equivalence``, ``bound`` and ``verdict``.
 
+    Raises:
+        ValueError: a contrast has no bound.
+
     >>> decide({"a": Contrast(0.01, 0.01, 20), "b": Contrast(-0.4, 0.05, 9)}, {"a": 0.1, "b": 0.1})["verdict"].tolist()
     ['absent within 0.1', 'present']
     """
+    if missing := [name for name in contrasts if name not in bounds]:
+        raise ValueError(f"decide needs a bound for every contrast; got none for {missing}")
     table = pd.DataFrame(contrasts, index=Contrast._fields).T
     table["bound"] = pd.Series(bounds)
     t = stats.t(table["freedom"])
     half_width = t.ppf(0.975) * table["error"]
     table["low"], table["high"] = table["estimate"] - half_width, table["estimate"] + half_width
-    zero = 2 * t.sf((table["estimate"] / table["error"]).abs())
-    equivalence = t.cdf((table["estimate"].abs() - table["bound"]) / table["error"])
+    error = table["error"].clip(lower=np.finfo(float).tiny)  # an estimate without error is decided by its value
+    zero = 2 * t.sf((table["estimate"] / error).abs())
+    equivalence = t.cdf((table["estimate"].abs() - table["bound"]) / error)
     table["p_zero"], table["p_equivalence"] = (multipletests(p, method="holm")[1] for p in (zero, equivalence))
     shown = [f"absent within {bound:g}" for bound in table["bound"]]
     table["verdict"] = np.where(table["p_zero"] < level, "present", "not shown")

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from regnet import bootstrap_interval, mean_interval, seed_gene_interval
+from regnet import bootstrap_interval, mean_interval
 from regnet.figures import trend_band
+from regnet.intervals import Contrast, contrast, decide, effective_clusters, resample_regulators
 
 
 def correlation(a, b):
@@ -17,16 +18,10 @@ def correlation(a, b):
     return np.corrcoef(stats.rankdata(a), stats.rankdata(b))[0, 1]
 
 
-# mean_interval
-
-
 def test_the_t_interval_is_that_of_scipy():
     row = np.random.default_rng(0).normal(size=7)
     np.testing.assert_allclose(mean_interval(row), stats.ttest_1samp(row, 0).confidence_interval(0.95), rtol=1e-12)
     assert mean_interval([0.25] * 4) == (0.25, 0.25)
-
-
-# bootstrap_interval
 
 
 def test_the_ends_are_the_quantiles_over_draws_of_whole_rows():
@@ -38,51 +33,57 @@ def test_the_ends_are_the_quantiles_over_draws_of_whole_rows():
     assert rng.random() == again.random()
 
 
-def test_the_bootstrap_takes_statistics_of_many_values_and_has_the_width_of_the_standard_error():
-    a = np.random.default_rng(5).normal(size=2000)
-
-    def both(drawn):
-        return np.array([drawn.mean(), np.median(drawn)])
-
-    low, high = bootstrap_interval(both, a, resamples=1000, rng=np.random.default_rng(0))
-    moved = bootstrap_interval(both, 5 - 2 * a, resamples=1000, rng=np.random.default_rng(0))
-    assert low.shape == high.shape == (2,)
-    np.testing.assert_allclose(moved, (5 - 2 * high, 5 - 2 * low), rtol=1e-12)
-    assert high[0] - low[0] == pytest.approx(2 * 1.96 * stats.sem(a), rel=0.1)
+def test_without_variance_over_genes_a_contrast_is_welchs_t_interval():
+    trained, control = np.random.default_rng(1).normal(size=12), np.random.default_rng(2).normal(1, 3, size=5)
+    estimate, error, freedom = contrast([trained, control], [0.3, 0.3, 0.3], clusters=9)
+    half_width = stats.t.ppf(0.975, freedom) * error
+    expected = stats.ttest_ind(trained, control, equal_var=False).confidence_interval()
+    np.testing.assert_allclose((estimate - half_width, estimate + half_width), expected, rtol=1e-12)
+    assert contrast([trained, control]) == (estimate, error, freedom)
 
 
-# seed_gene_interval
+def test_without_variance_over_layers_the_error_is_that_over_genes_with_a_freedom_less_than_the_clusters():
+    found = contrast([[0.5, 0.5], [0.25] * 3], [0.1, 0.3, math.nan, 0.3, 0.1], clusters=7.5)
+    np.testing.assert_allclose(found, (0.25, math.sqrt(0.04 / 3), 6.5), rtol=1e-12)
+    assert contrast([[0.5, 0.5]], [0.2, 0.2], clusters=2) == (0.5, 0, math.inf)
 
 
-def test_the_degrees_of_freedom_are_those_of_welch_and_satterthwaite():
-    """The square of the sum over the square of each part by its own; the variance over genes counts as known."""
-    per_seed, resampled = np.array([0.1, 0.3, 0.2]), np.array([0.15, 0.25, 0.2, 0.2, 0.4])
-    over_seeds, over_genes = per_seed.var(ddof=1) / 3, resampled.var(ddof=1)
-    freedom = (over_seeds + over_genes) ** 2 / (over_seeds**2 / 2)
-    half_width = stats.t.ppf(0.975, freedom) * math.sqrt(over_seeds + over_genes)
-    np.testing.assert_allclose(seed_gene_interval(per_seed, resampled), (0.2 - half_width, 0.2 + half_width), rtol=1e-12)
+def test_genes_come_together_with_the_probability_that_a_regulator_of_theirs_is_common():
+    """Genes 4 and 5 have the regulator 0, gene 6 the regulators 0 and 1, gene 7 the regulators 1 and 2; 8 has none."""
+    edge_index = [[0, 0, 0, 1, 1, 2, 2], [4, 5, 6, 6, 7, 7, 7]]  # the last edge twice
+    rng, again = np.random.default_rng(0), np.random.default_rng(0)
+    times = np.array([np.bincount(resample_regulators(edge_index, rng), minlength=9) for _ in range(10_000)])
+    assert (times[:, 4] == times[:, 5]).all()
+    assert not times[:, [0, 1, 2, 3, 8]].any()
+    together = np.array([[1, 1, 1 / 2, 0], [1, 1, 1 / 2, 0], [1 / 2, 1 / 2, 1, 1 / 3], [0, 0, 1 / 3, 1]])
+    np.testing.assert_allclose(times[:, 4:8].mean(axis=0), 1, atol=0.033)  # four standard errors of a binomial's mean
+    np.testing.assert_allclose(np.cov(times[:, 4:8].T), together - 1 / 3, atol=0.05)  # cells of a multinomial
+    np.testing.assert_array_equal(np.bincount(resample_regulators(edge_index, again), minlength=9), times[0])
 
 
-def test_no_variance_over_genes_leaves_the_t_interval_and_none_over_seeds_the_normal_one():
-    per_seed = np.array([0.1, 0.3, 0.2, 0.6])
-    np.testing.assert_allclose(seed_gene_interval(per_seed, [0.3, 0.3, 0.3]), mean_interval(per_seed), rtol=1e-12)
-    assert seed_gene_interval([0.5, 0.5, 0.5], [0.5, 0.5]) == (0.5, 0.5)
-    width = np.ptp(seed_gene_interval([0.5, 0.5, 0.5], [0.5, 0.7]))
-    assert width == pytest.approx(2 * stats.norm.ppf(0.975) * np.std([0.5, 0.7], ddof=1))
+def test_effective_clusters_are_the_regulators_where_these_have_as_many_genes_of_their_own():
+    assert effective_clusters([[0, 1, 2, 2], [3, 4, 5, 5]]) == pytest.approx(3)
+    assert effective_clusters([[0, 0, 1, 1], [2, 3, 3, 4]]) == pytest.approx(9 / 5)  # two genes and one, in either order
 
 
-def test_statistics_of_any_shape_are_taken_one_by_one_and_undefined_draws_left_out():
-    rng = np.random.default_rng(0)
-    per_seed, resampled = rng.normal(size=(5, 2, 3)), rng.normal(size=(50, 2, 3))
-    low, high = seed_gene_interval(per_seed, resampled)
-    assert low.shape == high.shape == (2, 3)
-    one = seed_gene_interval(per_seed[:, 1, 2], resampled[:, 1, 2])
-    assert (low[1, 2], high[1, 2]) == pytest.approx(tuple(one), rel=1e-12)
-    with_gaps = np.concatenate([resampled, np.full((3, 2, 3), math.nan)])
-    np.testing.assert_allclose(seed_gene_interval(per_seed, with_gaps), (low, high), rtol=1e-12)
+def test_the_verdicts_are_those_of_two_one_sided_tests_and_a_t_test_after_holm():
+    estimate, error, freedom = np.array([0.01, -0.5, 0.11]), np.array([0.02, 0.1, 0.05]), np.array([8, 30, 12])
+    rows = zip(estimate, error, freedom, strict=True)
+    table = decide(dict(zip("abc", (Contrast(*row) for row in rows), strict=True)), dict.fromkeys("abc", 0.1))
+    zero = 2 * stats.t.sf(np.abs(estimate) / error, freedom) * [1, 3, 2]
+    inside = np.maximum(stats.t.cdf((estimate - 0.1) / error, freedom), stats.t.sf((estimate + 0.1) / error, freedom))
+    np.testing.assert_allclose(table["p_zero"], zero, rtol=1e-12)
+    np.testing.assert_allclose(table["p_equivalence"], np.minimum(inside * 3, 1), rtol=1e-12)
+    np.testing.assert_allclose(table[["low", "high"]].T, stats.t.interval(0.95, freedom, estimate, error), rtol=1e-12)
+    assert zero[2] / 2 < 0.05 < zero[2]
+    assert table["verdict"].tolist() == ["absent within 0.1", "present", "not shown"]
 
 
-# What is refused
+def test_an_estimate_without_error_is_decided_by_its_value():
+    exact = {name: Contrast(value, 0, math.inf) for name, value in zip("abc", (0.5, 0.05, 0), strict=True)}
+    table = decide(exact, dict.fromkeys("abc", 0.1))
+    assert table["verdict"].tolist() == ["present", "absent within 0.1", "absent within 0.1"]
+    assert table["p_zero"].tolist() == [0, 0, 1]
 
 
 def resampled(*columns):
@@ -97,22 +98,18 @@ def resampled(*columns):
     [
         (lambda: mean_interval([1.0]), r"at least two values; got shape \(1,\)"),
         (lambda: mean_interval([1.0, math.nan, 2.0]), "infs or NaNs"),
-        (lambda: resampled([1.0]), "two or more observations"),
         (lambda: resampled([1.0, 2.0], [1.0, 2.0, 3.0]), "same length"),
         (lambda: resampled([1.0, 2.0], [1.0, math.nan]), "infs or NaNs"),
         (lambda: resampled([1.0, 0.0, 0.0]), "the statistic is NaN on one draw of the rows"),
-        (lambda: seed_gene_interval([0.1], [0.1, 0.2]), r"at least two of each; got shapes \(1,\) and \(2,\)"),
-        (lambda: seed_gene_interval([0.1, 0.2], [0.1]), r"at least two of each; got shapes \(2,\) and \(1,\)"),
-        (lambda: seed_gene_interval(np.ones((5, 2)), np.ones((9, 3))), r"got shapes \(5, 2\) and \(9, 3\)"),
-        (lambda: seed_gene_interval([0.1, math.nan], [0.1, 0.2]), "infs or NaNs"),
+        (lambda: contrast([[0.1]], [0.1, 0.2], 5), "at least two layers, two defined draws"),
+        (lambda: contrast([[0.1, 0.2]], [0.1, math.nan], 5), "two defined draws"),
+        (lambda: contrast([[0.1, 0.2]], [0.1, 0.2], 1), "more than one cluster"),
+        (lambda: decide({"a": Contrast(0.1, 0.1, 5)}, {"b": 0.1}), r"none for \['a'\]"),
     ],
 )
 def test_what_has_no_interval_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
-
-
-# trend_band
 
 
 def test_the_band_has_the_standard_errors_hc3_of_statsmodels():
