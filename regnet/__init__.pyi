@@ -20,6 +20,7 @@ from .intervals import contrast as contrast
 from .intervals import decide as decide
 from .intervals import effective_clusters as effective_clusters
 from .intervals import mean_interval as mean_interval
+from .intervals import over_matrices as over_matrices
 from .intervals import resample_regulators as resample_regulators
 from .model import RegNet as RegNet
 from .report import shrinkage_table as shrinkage_table

@@ -132,3 +132,29 @@ def test_the_band_is_wide_where_one_gene_alone_determines_the_spline():
     _, _, low, high = trend_band(x, np.r_[np.tile([0.4, 0.5], 30), 0.9])
     assert high[-1] - low[-1] > 1
     assert high[0] - low[0] < 0.1
+
+
+# over_matrices
+
+
+def test_networks_of_one_matrix_count_as_one_and_the_interval_is_that_of_the_random_effect():
+    import pandas as pd
+    from statsmodels.formula.api import mixedlm
+
+    from regnet import over_matrices
+
+    matrices = np.repeat(["a", "b", "c", "d"], 3)
+    estimates = np.array([1.0, 1.2, 0.9, -0.4, -0.2, -0.5, 2.1, 2.0, 2.2, 0.3, 0.1, 0.5])
+    found = over_matrices(estimates, matrices)
+    fit = mixedlm("t ~ 1", pd.DataFrame({"t": estimates, "m": matrices}), groups="m").fit()
+    np.testing.assert_allclose((found.estimate, found.error), (fit.params["Intercept"], fit.bse["Intercept"]), rtol=1e-3)
+    assert found.freedom == 3
+    assert over_matrices([*estimates, 0.3], [*matrices, "d"]).estimate == pytest.approx(found.estimate)
+
+
+@pytest.mark.parametrize("case", [([0.1, 0.2], ["a", "a"]), ([0.1, 0.2], ["a", "b", "c"]), ([0.1, math.nan], ["a", "b"])])
+def test_a_mean_over_matrices_needs_two_of_them_and_one_for_each_network(case):
+    from regnet import over_matrices
+
+    with pytest.raises(ValueError, match="over_matrices needs one matrix a network|infs or NaNs"):
+        over_matrices(*case)
