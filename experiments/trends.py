@@ -36,7 +36,7 @@ from torch_geometric.data import Data
 import regnet
 from regnet.graph import rewire
 from regnet.intervals import Contrast, contrast, decide, effective_clusters, resample_regulators
-from regnet.training import split_edges
+from regnet.training import data_settings, split_edges
 from regnet.trends import TRENDS, untrained_weights
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -145,6 +145,7 @@ def summarise(scratch: Path, name: str, num_seeds: int) -> dict:
     edges = set(map(tuple, data.edge_index.T.tolist()))
     result |= {"genes": len(data.x), "cells": data.x.size(1), "edges": len(edges), "tfs": int(data.is_tf.sum())}
     result["regulators"] = len(data.edge_index[0].unique())
+    result["sha256"] = {part: digest for part, digest in data_settings(data, 0).items() if part != "seed"}
     result["edges_with_reverse"] = sum((target, source) in edges for source, target in edges)
     seeds = {"trained": range(num_seeds), "rewired": range(num_seeds), "untrained": range(GRAPHS)}
     records = {what: [finished(scratch, name, what, seed) for seed in those] for what, those in seeds.items()}
