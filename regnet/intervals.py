@@ -169,8 +169,8 @@ def decide(contrasts: Mapping[str, Contrast], bounds: Mapping[str, float], level
         level: of the tests.
 
     Returns:
-        One row a contrast: ``estimate``, the unadjusted 95 % interval ``low`` to ``high``, the adjusted ``p_zero`` and
-        ``p_equivalence``, ``bound`` and ``verdict``.
+        A table with one row a contrast and the columns ``estimate``, ``low`` and ``high`` (the unadjusted 95 % interval),
+        ``p_zero`` and ``p_equivalence`` (adjusted), ``bound`` and ``verdict``.
 
     Raises:
         ValueError: a contrast has no bound.

@@ -16,7 +16,7 @@ def pair_features(edge_index: Tensor, num_genes: int, pairs: Tensor) -> Tensor:
 
     out-degree, in-degree, the product of their logarithms, and the number of paths :math:`i \to k \leftarrow r \to j`, after
     Kovács et al. (2019). The pair's own edge is left out everywhere. Whether the reverse edge is known is no feature:
-    :func:`regnet.evaluation.split_edges` keeps both orders of a pair together.
+    :func:`regnet.training.split_edges` keeps both orders of a pair together.
 
     Args:
         edge_index: the known graph, regulator -> target, shape (2, edges); repeated edges count once.
