@@ -213,8 +213,15 @@ def pretrain(
         _say(f"already finished: {out}")
         return
     with output_lock(out), _resumable(kept, force):
-        options: dict[str, Any] = {"max_epochs": epochs, "accelerator": accelerator, "progress": True}
-        trained = train(data, seed=seed, checkpoint=kept, resume=resume, **options)
+        trained = train(
+            data,
+            seed=seed,
+            max_epochs=epochs,
+            accelerator=accelerator,
+            checkpoint=kept,
+            resume=resume,
+            progress=True,
+        )
         weights = weigh(first_layer(trained), data, trained.edge_index, controls, progress=True)
         write_report(out, trained, data, weights)
     metrics = trained.metrics

@@ -74,12 +74,14 @@ def contrast(layers: Sequence[ArrayLike], over_genes: ArrayLike | None = None, c
     [0.2, 0.071, 4.263]
     """
     parts = [np.asarray_chkfinite(part, dtype=float) for part in layers]
-    draws = np.asarray([0, 0] if over_genes is None else over_genes, dtype=float)
+    draws = np.empty(0) if over_genes is None else np.asarray(over_genes, dtype=float)
     draws = draws[~np.isnan(draws)]
-    if min(map(len, [*parts, draws])) < 2 or (over_genes is not None and clusters <= 1):
+    if min(map(len, parts)) < 2 or (over_genes is not None and (len(draws) < 2 or clusters <= 1)):
         raise ValueError("contrast needs at least two layers, two defined draws and more than one cluster")
-    variances = np.array([draws.var(ddof=1), *(part.var(ddof=1) / len(part) for part in parts)])
-    degrees = np.array([clusters - 1 if over_genes is not None else 1, *(len(part) - 1 for part in parts)])
+    terms: list[tuple[float, float]] = [(part.var(ddof=1) / len(part), len(part) - 1) for part in parts]
+    if over_genes is not None:
+        terms.append((draws.var(ddof=1), clusters - 1))
+    variances, degrees = np.array(terms).T
     freedom = variances.sum() ** 2 / (variances**2 / degrees).sum() if variances.any() else np.inf
     estimate = parts[0].mean() - (parts[1].mean() if len(parts) > 1 else 0)
     return Contrast(float(estimate), float(np.sqrt(variances.sum())), float(freedom))

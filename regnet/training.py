@@ -27,6 +27,7 @@ from regnet.writing import write_files
 
 VALIDATE_EVERY = 5
 """Epochs between two looks at the validation pairs, which cost as much as a third of an epoch."""
+_HISTORY = ("epoch", "loss", "val_auprc")
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def pretrain(
 
     Raises:
         TypeError, ValueError: data that cannot be used, or too few to split; a checkpoint that is damaged, of other settings
-            or of more epochs; no GPU where one is asked for; or training diverges, as on raw counts.
+            or of more epochs; no GPU where "gpu" is given; or training diverges, as on raw counts.
         OSError: the checkpoint cannot be written; the one before it stays.
         MemoryError: the data and what the training keeps beside them do not fit.
 
@@ -111,8 +112,8 @@ def pretrain(
         torch.manual_seed(seed)
         model = _draw(data.x.detach()).to(device)
         optimizer = Adam(model.parameters(), lr=1e-3)
-        state: dict[str, Any] = {"epochs": 0, "best": _snapshot(-math.inf, 0, model), "history": {}}
-        state["history"] = {column: [] for column in ("epoch", "loss", "val_auprc")}
+        history: dict[str, list[float]] = {column: [] for column in _HISTORY}
+        state: dict[str, Any] = {"epochs": 0, "best": _snapshot(-math.inf, 0, model), "history": history}
         if path and resume and path.is_file():
             state = _restore(path, settings, model, optimizer, max_epochs)
         elif path:
@@ -260,7 +261,7 @@ def _restore(path: Path, settings: dict[str, Any], model: RegNet, optimizer: Ada
         done, other = int(kept["epochs"]), differences(dict(kept["settings"]), settings)
         auprc, epoch, weights = (kept["best"][name] for name in ("auprc", "epoch", "weights"))
         best = {"auprc": float(auprc), "epoch": int(epoch), "weights": weights}
-        history = {column: [float(value) for value in kept["history"][column]] for column in ("epoch", "loss", "val_auprc")}
+        history = {column: [float(value) for value in kept["history"][column]] for column in _HISTORY}
         if not other:
             for state in (weights, kept["weights"]):
                 model.load_state_dict(state)

@@ -193,7 +193,7 @@ def test_every_fifth_epoch_looks_at_the_validation_pairs(tiny_data, tmp_path, mo
 
 
 def test_a_gpu_is_used_where_there_is_one(tiny_data, monkeypatch):
-    """The meta device stands in for it: it takes the model and refuses to compute."""
+    """Only the choice of the device is tested where there is none."""
     if not torch.accelerator.is_available():
         with pytest.raises(ValueError, match='accelerator="gpu" finds no GPU'):
             pretrain(tiny_data, accelerator="gpu")
