@@ -67,7 +67,7 @@ ABLATIONS = ("all edges supervised", "standardised")
 
 
 def seeds_of(name: str) -> int:
-    return 30 if name in COUNTS else 4
+    return 30 if name in COUNTS else 10
 
 
 @cache
@@ -226,7 +226,7 @@ def rounded(value: object) -> object:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", nargs="+", choices=regnet.dataset_names(), metavar="NAME", help="of `regnet datasets`")
-    parser.add_argument("--seeds", type=int, help="trainings of each kind; else 30 for counts, 4 for others")
+    parser.add_argument("--seeds", type=int, help="trainings of each kind; else 30 for counts, 10 for others")
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     arguments = parser.parse_args()
     if arguments.seeds is not None and arguments.seeds < 4:
