@@ -51,6 +51,8 @@ NETWORKS = [
 BOUNDS = {"in-degree": 0.10, "expression": 0.10, "TFs minus other genes": 0.03}
 GRAPHS, LAYERS_EACH, RESAMPLES = 10, 40, 300  # of the untrained population; of regulators
 TRAINING = (
+    "bayes",
+    "bayes_layer",
     "checks",
     "counts",
     "data",
@@ -137,9 +139,7 @@ def finished(scratch: Path, name: str, condition: str, seed: int) -> dict:
         record, arrays = untrained(name, seed) if condition == "untrained" else cell(name, condition, seed)
         record_file.parent.mkdir(parents=True, exist_ok=True)
         np.savez_compressed(record_file.with_suffix(".npz"), **arrays)
-        unfinished = record_file.with_suffix(".writing")
-        unfinished.write_text(json.dumps(record), encoding="utf-8")
-        unfinished.replace(record_file)
+        store(record_file, record)
     return json.loads(record_file.read_text(encoding="utf-8"))
 
 
@@ -210,6 +210,30 @@ def verdicts(result: dict, part: str = "all") -> dict:
     }
 
 
+def store(file: Path, record: object) -> None:
+    """All of it or nothing."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = file.with_suffix(".writing")
+    unfinished.write_text(json.dumps(record) + "\n", encoding="utf-8")
+    unfinished.replace(file)
+
+
+def uncommitted() -> str:
+    """What a result would not name by its commit."""
+    return git("status", "--porcelain", "--", "regnet", "experiments")
+
+
+def provenance(command: str, done: list[dict]) -> dict:
+    packages = ("torch", "torch-geometric", "numpy", "scipy", "scikit-learn", "celltypist", "scanpy")
+    return {
+        "commit": git("rev-parse", "HEAD"),
+        "command": command,
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
+        "trainings": sum("metrics" in record for record in done),
+        "core_minutes": sum(record["seconds"] for record in done) / 60,
+    }
+
+
 def git(*command: str) -> str:
     return subprocess.run(["git", "-C", str(ROOT), *command], capture_output=True, text=True, check=True).stdout.strip()
 
@@ -232,8 +256,7 @@ def main() -> int:
     if arguments.seeds is not None and arguments.seeds < 4:
         parser.error("--seeds must be at least 4: two in each half")
     whole = arguments.data is None
-    changed = git("status", "--porcelain", "--", "regnet", "experiments")
-    if whole and changed:
+    if whole and (changed := uncommitted()):
         print(f"commit these first, so that the result can name its commit:\n{changed}", file=sys.stderr)
         return 1
     names = arguments.data or [*COUNTS, *NETWORKS]
@@ -259,15 +282,8 @@ def main() -> int:
     if not whole:
         return 0
     ablated = [record for record in done if record.get("condition") in ABLATIONS]
-    packages = ("torch", "torch-geometric", "numpy", "scipy", "scikit-learn", "celltypist", "scanpy")
     result = {
-        "provenance": {
-            "commit": git("rev-parse", "HEAD"),
-            "command": "python experiments/trends.py",
-            "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
-            "trainings": sum("metrics" in record for record in done),
-            "core_minutes": sum(record["seconds"] for record in done) / 60,
-        },
+        "provenance": provenance("python experiments/trends.py", done),
         "bounds": BOUNDS,
         "data": summaries,
         "first_losses": {name: finished(scratch, name, "trained", 0)["losses"] for name in names},
@@ -281,9 +297,7 @@ def main() -> int:
         for name in COUNTS
     }
     np.savez_compressed(RESULTS / "weights.npz", **weights)
-    unfinished = RESULTS / "trends.writing"
-    unfinished.write_text(json.dumps(rounded(result)) + "\n", encoding="utf-8")
-    unfinished.replace(RESULTS / "trends.json")
+    store(RESULTS / "trends.json", rounded(result))
     return 0
 
 

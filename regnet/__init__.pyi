@@ -5,6 +5,9 @@ from .bayes import noise_variance as noise_variance
 from .bayes import posterior_mean as posterior_mean
 from .bayes import posterior_weight as posterior_weight
 from .bayes import prior_variance as prior_variance
+from .bayes_layer import PosteriorMeanAggregator as PosteriorMeanAggregator
+from .bayes_layer import PosteriorMeanConv as PosteriorMeanConv
+from .bayes_layer import bayes_weight as bayes_weight
 from .counts import recover_counts as recover_counts
 from .counts import split_counts as split_counts
 from .data import dataset_names as dataset_names

@@ -51,7 +51,7 @@ class OnDask:
     def __init__(self, x: da.Array) -> None:
         _check(x)
         self.x = x
-        self.like = torch.ones(1, x.shape[1], dtype=torch.float32 if x.dtype == np.float32 else torch.float64)
+        self.like = torch.ones((), dtype=torch.float32 if x.dtype == np.float32 else torch.float64).expand(x.shape)
 
     def products(self, weights: LayerWeights) -> tuple[Tensor, Tensor]:
         (x,) = dask.optimize(self.x)  # so that no more is read than is needed
@@ -67,7 +67,8 @@ class OnDask:
         """In another pass, over the rows of these genes and their regulators alone."""
         rows, hidden = graph.select(genes), len(weights.bias)
         needed, number = torch.cat([genes, rows.col]).unique(return_inverse=True)
-        function = partial(_block_delta, own=number[: len(genes)], regulators=Adjacency(rows.rowptr, number[len(genes) :]))
+        regulators, shares = Adjacency(rows.rowptr, number[len(genes) :]), weights.at(genes).shares.double()
+        function = partial(_block_delta, own=number[: len(genes)], regulators=regulators, shares=shares)
         (x,) = dask.optimize(_all_genes(self.x)[needed.numpy()])
         with explain_read_errors():
             sums = _sum_over_blocks(function, x, weights, extra=hidden + 3, dtype=np.float64).compute()
@@ -167,7 +168,13 @@ def _block_squares(block: Block, first_cell: np.ndarray) -> np.ndarray:
 
 
 def _block_delta(
-    block: Block, first_cell: np.ndarray, w_self: np.ndarray, w_neighbor: np.ndarray, own: Tensor, regulators: Adjacency
+    block: Block,
+    first_cell: np.ndarray,
+    w_self: np.ndarray,
+    w_neighbor: np.ndarray,
+    own: Tensor,
+    regulators: Adjacency,
+    shares: Tensor,
 ) -> np.ndarray:
     """What a block adds to W delta, to z without its bias, and to the squared lengths of delta, x and m."""
     rows = torch.from_numpy(_to_numpy(block).astype(np.float64))
@@ -175,7 +182,9 @@ def _block_delta(
     x, m = rows[own], regulators.mean(rows)
     delta = x - m
     squares = torch.stack([part.square().sum(dim=1) for part in (delta, x, m)], dim=1)
-    return torch.cat([delta @ to_self, delta @ to_neighbor, x @ to_self + m @ to_neighbor, squares], dim=1).numpy()[None]
+    share_x, share_m = shares[..., None]
+    z = share_x * (x @ to_self) + share_m * (m @ to_neighbor)
+    return torch.cat([delta @ to_self, delta @ to_neighbor, z, squares], dim=1).numpy()[None]
 
 
 def _sum_over_blocks(

@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import Linear, Module, ReLU, Sequential
+from torch.nn import Linear, Module, Parameter, ReLU, Sequential
 from torch_geometric.nn import SAGEConv
 
+from regnet.bayes_layer import PosteriorMeanAggregator
 from regnet.checks import some
 
 
@@ -38,8 +39,9 @@ def load_layers(path: str | Path, name: str | None = None) -> tuple[list[Module]
 
     Args:
         path: a file that ``torch.save`` wrote.
-        name: of a ``Linear``, a ``Sequential(Linear, ReLU, Linear)``, also as ``mlp`` in the layer, or PyTorch Geometric's
-            ``SAGEConv``; what is before it, such as ``module.``, may be left out. By default ``graphsage.layers.0.agg``.
+        name: of a ``Linear``, a ``Sequential(Linear, ReLU, Linear)``, also as ``mlp`` in the layer, a
+            ``PosteriorMeanAggregator``, or PyTorch Geometric's ``SAGEConv``; what is before it, such as ``module.``, may be
+            left out. By default ``graphsage.layers.0.agg``.
 
     Returns:
         The layer, last in a list of the layers of a RegNet before it, and notices on what a state dict does not say.
@@ -92,6 +94,7 @@ def _tensors(content: Any, before: str = "", depth: int = 4) -> Iterator[tuple[s
 def _build(weights: dict[str, Tensor], start: str) -> Module:
     """The layer of a known kind that has the weights whose names begin so, and no others."""
     parts = {key[len(start) :].removeprefix("mlp."): weight for key, weight in weights.items() if key.startswith(start)}
+    given, logit = (parts.pop(f"shrinkage.{name}", None) for name in ("given", "logit"))
     sizes = {key.removesuffix(".weight"): weight.shape[::-1] for key, weight in parts.items() if weight.dim() == 2}
     if {"lin", "lin_l"} <= sizes.keys():
         raise ValueError("a SAGEConv with project=True is no function of the neighbour mean")
@@ -106,6 +109,12 @@ def _build(weights: dict[str, Tensor], start: str) -> Module:
         else:
             raise ValueError(f"expected Linear, Linear -> ReLU -> Linear or SAGEConv; got {some(list(parts)) or 'nothing'}")
     layer.load_state_dict(parts, assign=True)
+    if given is not None or logit is not None:
+        posterior = PosteriorMeanAggregator(1, 1, "learned" if given is None else given)
+        posterior.add_module("mlp", layer)
+        if logit is not None:
+            posterior.shrinkage.logit = Parameter(logit)
+        return posterior
     if not isinstance(layer, SAGEConv) and (width := next(layer.parameters()).size(1)) % 2:
         raise ValueError(f"it must read [x, m], an even number of features; got {width}")
     return layer

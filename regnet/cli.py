@@ -178,6 +178,8 @@ def pretrain(
     tfs: Tfs = None,
     seed: Annotated[int, typer.Option(metavar="N", help="Of split, weights and negatives.")] = 0,
     epochs: Annotated[int, typer.Option(metavar="N", min=1, help="The most passes over the graph.")] = 2000,
+    aggregator: Annotated[str, typer.Option(metavar="NAME", help="mlp (the note's) or posterior-mean.")] = "mlp",
+    weights: Annotated[str | None, _option(metavar="WHAT", help="Of posterior-mean: counts, learned or a FILE.")] = None,
     accelerator: Annotated[str, typer.Option(metavar="NAME", help="cpu, gpu or auto.")] = "cpu",
     controls: Controls = 100,
     out: Annotated[Path | None, _option(metavar="DIR", help="Else pretrain_outputs/NAME/pretrain.")] = None,
@@ -186,16 +188,22 @@ def pretrain(
 ) -> None:
     """Train RegNet on NAME, or on --expression and --edges, until it predicts hidden edges no better.
 
-    Writes the model, its metrics, shrinkage.csv and four figures.
+    Writes the model, its metrics, shrinkage.csv and four figures. With --aggregator posterior-mean the first layer is Bayes'
+    rule, with the weights that --weights says.
 
     Example: regnet pretrain pbmc68k
     """
     given = Input(name, expression, layer, raw, gene_column, transpose, edges, regulator_col, target_col, min_weight, tfs)
     given.check()
+    if aggregator not in ("mlp", "posterior-mean"):
+        raise typer.BadParameter(_printable(f"--aggregator is mlp or posterior-mean; got {aggregator}"))
+    if (aggregator == "posterior-mean") != (weights is not None):
+        raise typer.BadParameter("--aggregator posterior-mean and --weights counts, learned or FILE need each other")
     if resume and force:
         raise typer.BadParameter("--resume goes on and --force starts over: give one of them")
-    from regnet.io import to_memory
+    from regnet.io import read_weights, to_memory
     from regnet.report import REPORT_FILES, first_layer, summary, weigh, write_report
+    from regnet.training import data_settings, layer_settings
     from regnet.training import pretrain as train
     from regnet.writing import output_lock
 
@@ -208,8 +216,13 @@ def pretrain(
     elif not force and not (resume and finished):
         _refuse_to_replace(out, REPORT_FILES)
     data = to_memory(given.load())
+    weight: Any = weights
+    if weights not in (None, "counts", "learned"):
+        weight, notices = read_weights(str(weights), data.gene_names)
+        for notice in notices:
+            _say(f"Notice: {notice}", err=True)
     if resume and finished:
-        _check_finished(out, data, seed, epochs)
+        _check_finished(out, data_settings(data, seed) | layer_settings(aggregator, weight) | {"max_epochs": epochs})
         _say(f"already finished: {out}")
         return
     with output_lock(out), _resumable(kept, force):
@@ -217,13 +230,15 @@ def pretrain(
             data,
             seed=seed,
             max_epochs=epochs,
+            aggregator=aggregator,
+            weight=weight,
             accelerator=accelerator,
             checkpoint=kept,
             resume=resume,
             progress=True,
         )
-        weights = weigh(first_layer(trained), data, trained.edge_index, controls, progress=True)
-        write_report(out, trained, data, weights)
+        weighed = weigh(first_layer(trained), data, trained.edge_index, controls, progress=True)
+        write_report(out, trained, data, weighed)
     metrics = trained.metrics
     _say(f"kept epoch {metrics['best_epoch']} of {metrics['epochs']}")
     if metrics["epochs"] == epochs:
@@ -233,7 +248,7 @@ def pretrain(
         scores = (f"{metrics[metric + suffix]:.3f}" for suffix in ("", "_degree", "_structure", "_correlation"))
         table.add_row(metric.upper(), *scores)
     Console(width=200).print(table)
-    _say("\n".join(summary(weights, f"the {trained.edge_index.size(1)} training edges")))
+    _say("\n".join(summary(weighed, f"the {trained.edge_index.size(1)} training edges")))
     _say(f"written to {out}")
 
 
@@ -335,14 +350,14 @@ def _resumable(kept: Path, force: bool) -> Iterator[None]:
             kept.parent.rmdir()
 
 
-def _check_finished(out: Path, data: Data, seed: int, epochs: int) -> None:
-    """Raise unless the finished training in a folder used these data, this seed and this limit of epochs."""
-    from regnet.training import data_settings, differences
+def _check_finished(out: Path, settings: dict[str, Any]) -> None:
+    """Raise unless the finished training in a folder used these data and settings."""
+    from regnet.training import differences
 
     before: dict[str, object] = {}
     with suppress(ValueError, TypeError):  # a damaged file is none of this training
         before = dict(json.loads((out / "settings.json").read_bytes()))
-    if other := differences(before, data_settings(data, seed) | {"max_epochs": epochs}):
+    if other := differences(before, settings):
         raise FileExistsError(
             f"{out} holds a finished training with {other}; give another --out, or start over with --force"
         )

@@ -64,7 +64,7 @@ def read_gcn(layer: GCNConv, x: Tensor) -> LayerWeights:
     if theta.size(1) != x.size(1):
         raise ValueError(f"the layer takes {theta.size(1)} features; x has {x.size(1)}")
     none = theta.new_zeros(len(theta))
-    return LayerWeights(theta, theta, none, None, none)
+    return LayerWeights(theta, theta, none, None, none, theta.new_ones(2, 1))
 
 
 def gcn_shares(layer: GCNConv, edge_index: Tensor, num_genes: int, edge_weight: Tensor | None = None) -> Tensor:

@@ -1,4 +1,4 @@
-"""Molecule counts behind log-normalised expression, and their split into two parts with independent noise."""
+"""Molecule counts behind log-normalised expression, their split into two parts, and their noise on the logarithmic scale."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from scipy import special
 from torch import Tensor
 
 from regnet.checks import check_expression
@@ -81,6 +82,75 @@ def split_counts(counts: Tensor, fraction: float = 0.5, *, seed: int = 0) -> tup
     """
     if not 0 < fraction < 1:
         raise ValueError(f"fraction must lie between 0 and 1; got {fraction}")
+    whole = _whole(counts)
+    first = np.random.default_rng(seed).binomial(whole.cpu().long().numpy(), fraction)
+    part = torch.as_tensor(first, dtype=counts.dtype, device=counts.device)
+    return part, counts.detach() - part
+
+
+def log_expression(counts: Tensor, per_count: Tensor | None = None) -> Tensor:
+    """log(1 + u c), (genes, cells), float64; u is per_count (cells,), by default 10,000 over the counts of the cell."""
+    whole = _whole(counts)
+    return torch.log1p(_worth(whole, per_count) * whole)
+
+
+def log_noise_variance(counts: Tensor, per_count: Tensor | None = None, *, laws: int = 2, varying: bool = True) -> Tensor:
+    r"""Variance that counting gives :math:`x = \log(1 + u_s c_{is})`, of every gene, (genes,) float64.
+
+    .. math:: \sigma_i^2 = \frac1S \sum_s \operatorname{E}_\mu \operatorname{Var}(x_{is} \mid \mu), \qquad
+        c_{is} \mid \mu \sim \operatorname{Poisson}(\mu / u_s)
+
+    The rate :math:`\mu` follows a gamma distribution over cells that has the mean and the variance of the gene's counts.
+
+    Args:
+        counts: as in :func:`regnet.bayes_weight`, like ``per_count``.
+        laws: into how many groups the cells are cut by their depth :math:`1/u_s`, each with a gamma distribution of its own.
+        varying: or a constant rate.
+    """
+    whole = _whole(counts)
+    worth, variance = _worth(whole, per_count), torch.zeros(len(whole), dtype=torch.float64)
+    cells = np.flatnonzero(worth)  # none is known of a cell without counts, in which x is 0
+    depth, molecules = 1 / worth.numpy()[cells], whole.numpy()[:, cells]
+    for group in np.array_split(depth.argsort(kind="stable"), laws):
+        mean = molecules[:, group].sum(axis=1) / depth[group].sum()
+        expected = np.outer(mean, depth[group])
+        excess = ((molecules[:, group] - expected) ** 2 - expected).sum(axis=1) / (expected**2).sum(axis=1).clip(1e-300)
+        shape = 1 / excess.clip(1e-4)[:, None] if varying else np.full((len(whole), 1), 1e4)
+        rates = special.gammaincinv(shape, (np.arange(100) + 0.5) / 100) / shape * mean[:, None]
+        grid, curve = _variance_by_rate(depth[group])
+        variance += torch.from_numpy(np.interp(rates, grid, curve).mean(axis=1)) * len(group) / len(worth)
+    return variance
+
+
+def _variance_by_rate(depth: np.ndarray, exact_to: float = 50) -> tuple[np.ndarray, np.ndarray]:
+    """Rates, and the variance of log(1 + c / depth) averaged over cells, c being a Poisson count of mean rate x depth."""
+    some = np.sort(depth)[np.linspace(0, len(depth) - 1, min(len(depth), 200)).round().astype(int)]
+    rates = np.concatenate([[0.0], np.geomspace(1e-4, 1e3, 71) / np.median(depth)])
+    mean = np.outer(rates, some)
+    number = np.arange(int(exact_to + 12 * exact_to**0.5) + 30)
+    small = mean.clip(max=exact_to)[..., None]
+    mass = np.exp(special.xlogy(number, small) - small - special.gammaln(number + 1))
+    value = np.log1p(number / some[:, None])
+    exact = (mass * value**2).sum(axis=-1) - (mass * value).sum(axis=-1) ** 2
+    slope = 1 / (mean + some)  # of log(c + depth) at the mean, for its expansion there
+    expansion = mean * slope**2 - mean * slope**3 + 2.5 * (mean * slope**2) ** 2
+    return rates, np.where(mean < exact_to, exact, expansion).mean(axis=1)
+
+
+def _worth(whole: Tensor, per_count: Tensor | None) -> Tensor:
+    """What a molecule of each cell is worth, (cells,) float64; 0 in a cell without counts."""
+    if whole.dim() != 2:
+        raise ValueError(f"counts must be (genes, cells); got shape {tuple(whole.shape)}")
+    depth = whole.sum(dim=0)
+    worth = torch.as_tensor(1e4 / depth if per_count is None else per_count, dtype=torch.float64)
+    if worth.shape != depth.shape or not bool(((worth > 0) & (worth.isfinite() | (depth == 0))).all()):
+        got = f"shape {tuple(worth.shape)}" if worth.shape != depth.shape else f"{worth.amin():.4g} to {worth.amax():.4g}"
+        raise ValueError(f"per_count must be one positive number for each of {len(depth)} cells; got {got}")
+    return worth.where(depth > 0, 0.0)
+
+
+def _whole(counts: Tensor) -> Tensor:
+    """The counts in float64; raises where they are none."""
     whole = counts.detach().double()
     bad = ~((whole >= 0) & (whole == whole.round()) & (whole <= 2**53))  # float64 cannot hold every number above
     if bad.any():
@@ -88,6 +158,4 @@ def split_counts(counts: Tensor, fraction: float = 0.5, *, seed: int = 0) -> tup
             f"counts must be whole numbers from 0 to 2**53; got {counts[bad][0].item()} ({int(bad.sum())} such entries in "
             "all); log-normalised expression goes through recover_counts first"
         )
-    first = np.random.default_rng(seed).binomial(whole.cpu().long().numpy(), fraction)
-    part = torch.as_tensor(first, dtype=counts.dtype, device=counts.device)
-    return part, counts.detach() - part
+    return whole

@@ -7,6 +7,7 @@ and :math:`W\delta = y - \bar A y` of all genes: neither :math:`m` nor :math:`\d
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -88,12 +89,10 @@ def sensitivities_on_graph(layer: Layer, x: Tensor | Array, edge_index: Tensor, 
             return announced(matrix.differentiate(layer, graph, edge_index, edge_features), layer)
         if unknown := edge_features.keys() - ({"edge_weight"} if gcn else set()):
             raise TypeError(f"{type(turned).__name__} takes no {' and no '.join(sorted(unknown))}; leave that out")
-        shares = gcn_shares(turned, edges, x.shape[0], **edge_features) if gcn else None
+        if gcn:
+            weights = replace(weights, shares=gcn_shares(turned, edges, x.shape[0], **edge_features))
         products, row_lengths = matrix.products(weights)
-        result = _from_products(weights, products, row_lengths, graph, matrix)
-        if shares is not None:
-            result = Sensitivities(shares[0] * result.self_sensitivity, shares[1] * result.neighbor_sensitivity)
-        return result
+        return _from_products(weights, products, row_lengths, graph, matrix)
 
 
 def effective_weight_on_graph(layer: Layer, x: Tensor | Array, edge_index: Tensor, **edge_features: Tensor) -> Tensor:
@@ -120,7 +119,7 @@ def output_on_graph(layer: Layer, x: Tensor | Array, edge_index: Tensor) -> Tens
     with torch.no_grad(), evaluation_mode(layer):
         weights = read_layer(layer, matrix.like)
         to_self, to_neighbor = matrix.products(weights)[0].chunk(2, dim=1)
-        z = to_self + graph.mean(to_neighbor.contiguous()) + weights.bias
+        z = weights.add(to_self, graph.mean(to_neighbor.contiguous()))
         return weights.out(weights.mask(z) * z) + weights.bias_out
 
 
@@ -147,7 +146,7 @@ def _from_products(w: LayerWeights, products: Tensor, row_lengths: Tensor, graph
     for start in range(0, len(products), _GENES_AT_ONCE):
         genes = slice(start, start + _GENES_AT_ONCE)
         own, mean = products[genes], graph.rows(start, start + _GENES_AT_ONCE).mean(products)
-        mask = w.mask(own[:, :hidden] + mean[:, hidden:] + w.bias).repeat(1, 2)
+        mask = w.mask(w.at(genes).add(own[:, :hidden], mean[:, hidden:])).repeat(1, 2)
         delta = mask * (own - mean)  # W delta of the active units, of which W2 makes A delta and B delta
         # Where a gene almost equals its mean, as far as the output sees, the difference has lost its digits.
         left, before = delta.norm(dim=1), (mask * own).norm(dim=1)
@@ -158,7 +157,8 @@ def _from_products(w: LayerWeights, products: Tensor, row_lengths: Tensor, graph
             undefined[genes] = undefined[genes].masked_scatter(lost, exact.undefined)
         result.self_sensitivity[genes] = lengths(w.out(delta[:, :hidden]))
         result.neighbor_sensitivity[genes] = lengths(w.out(delta[:, hidden:]))
-    return undefined_at(result, undefined)
+    S_x, S_m = w.shares[0] * result.self_sensitivity, w.shares[1] * result.neighbor_sensitivity
+    return undefined_at(Sensitivities(S_x, S_m), undefined)
 
 
 class InMemory:
@@ -196,7 +196,7 @@ class InMemory:
             x, m = self._rows(some), Adjacency(rows.rowptr, col).mean(self._rows(regulators))
             delta, undefined = direction(x, m)
             both = torch.cat([delta @ w.w_self.T, delta @ w.w_neighbor.T], dim=1)
-            parts.append(Recomputed(w.pre_activation(x, m), both, undefined))
+            parts.append(Recomputed(w.at(some).pre_activation(x, m), both, undefined))
         return Recomputed(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
     def differentiate(

@@ -112,6 +112,39 @@ def read_names(path: str | Path) -> list[str]:
     return names
 
 
+def read_weights(path: str | Path, genes: Sequence[str]) -> tuple[torch.Tensor, list[str]]:
+    r"""One weight a gene, in the order of ``genes``, NaN where the table has none; and notices.
+
+    The table has names of genes in its first column and weights in the only other one, or in the one that is called
+    ``weight`` or ``w_eff``, as ``shrinkage.csv`` does; a field that is empty or NaN is no weight. Raises ``ValueError`` for
+    a damaged file, a gene of two weights, other fields, or no weight of any of the genes.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     file = Path(folder) / "weights.csv"
+    ...     _ = file.write_text("gene,weight\nA,0.25\nB,\n")
+    ...     read_weights(file, ["B", "A"])[0].tolist()
+    [nan, 0.25]
+    """
+    header, body = read_table(Path(path), str)
+    keys = [header_key(name) for name in header]
+    at = next((keys.index(name) for name in ("weight", "weff") if name in keys[1:]), 1 if len(keys) == 2 else None)
+    if at is None:
+        raise ValueError(f"{path}: expected names of genes and a column weight or w_eff; got {some(header)}")
+    fields = body[at].str.strip().mask(lambda field: field.str.casefold().isin(["", "na", "nan"]))
+    weights = pd.to_numeric(fields, errors="coerce").set_axis(body[0].str.strip())
+    if (wrong := fields.notna().to_numpy() & weights.isna().to_numpy()).any():
+        raise ValueError(f"{path}: expected a number in column {header[at]!r}; got {fields[wrong].iloc[0]!r}")
+    if (twice := weights.index.duplicated()).any():
+        raise ValueError(f"{path}: expected each gene once; got more lines of {some(list(weights.index[twice].unique()))}")
+    weights = weights.reindex(genes)
+    if (known := int(weights.notna().sum())) == 0:
+        raise ValueError(f"{path}: none of its genes with a weight is one of the {len(genes)} of the expression")
+    rest = len(genes) - known
+    notice = f"{rest} of {len(genes)} genes have no weight in {path} and keep their own expression"
+    return torch.from_numpy(weights.to_numpy()), [notice] if rest else []
+
+
 def dataset_name(path: str | Path) -> str:
     """Name of an expression file without its folder and suffix."""
     name = Path(path).name

@@ -1,9 +1,9 @@
 """What a layer :math:`h = g(x, m)` is, and the weights of the layers that can be read.
 
 Exactly these are read, and for them Eqs. (3) and (4) are closed forms: ``Linear`` and ``Sequential(Linear, ReLU, Linear)``
-on ``[x, m]``, RegNet's own ``MLPAggregator`` (the note's section 3), and PyTorch Geometric's ``SAGEConv`` with mean
-aggregation (Eq. (2)): the classes themselves, without hooks. Others go through automatic differentiation: convolutions in
-:mod:`regnet.convolution`, functions ``g(x, m)`` in :mod:`regnet.shrinkage`.
+on ``[x, m]``, RegNet's own ``MLPAggregator`` (the note's section 3), PyTorch Geometric's ``SAGEConv`` with mean aggregation
+(Eq. (2)), and the two layers of :mod:`regnet.bayes_layer`: the classes themselves, without hooks. Others go through
+automatic differentiation: convolutions in :mod:`regnet.convolution`, functions ``g(x, m)`` in :mod:`regnet.shrinkage`.
 """
 
 from __future__ import annotations
@@ -22,11 +22,15 @@ from torch_geometric.nn import Linear as PygLinear
 from torch_geometric.nn import MessagePassing, SAGEConv
 from torch_geometric.nn.aggr import MeanAggregation
 
+from regnet.bayes_layer import PosteriorMeanAggregator, PosteriorMeanConv
 from regnet.checks import check_device
 
 Layer = Callable[[Tensor, Tensor], Tensor] | Module
 
-_READ = "Linear or Sequential(Linear, ReLU, Linear) on [x, m], RegNet's aggregator, or a SAGEConv with mean aggregation"
+_READ = (
+    "Linear or Sequential(Linear, ReLU, Linear) on [x, m], RegNet's aggregators, a SAGEConv with mean aggregation, or a "
+    "PosteriorMeanConv"
+)
 
 
 class UnreadableLayerError(TypeError):
@@ -50,17 +54,31 @@ class MLPAggregator(Module):
 
 @dataclass(frozen=True)
 class LayerWeights:
-    r"""A layer that was read: :math:`h = W_2\,\mathrm{ReLU}(W_x x + W_m m + b) + b_2`, or the same without ReLU and W2."""
+    r"""A layer that was read: :math:`h = W_2\,\mathrm{ReLU}(s_x W_x x + s_m W_m m + b) + b_2`, or without ReLU and W2.
+
+    The shares are 1 but for a posterior mean, where they are :math:`w_i` and :math:`1 - w_i`, and a ``GCNConv``.
+    """
 
     w_self: Tensor  # (hidden, features)
     w_neighbor: Tensor  # (hidden, features)
     bias: Tensor  # (hidden,)
     w_out: Tensor | None  # (outputs, hidden)
     bias_out: Tensor  # (outputs,)
+    shares: Tensor  # of x and m, (2, genes) or (2, 1)
+
+    def at(self, genes: Tensor | slice) -> LayerWeights:
+        """The layer as it is for some genes."""
+        return self if self.shares.size(1) == 1 else replace(self, shares=self.shares[:, genes])
 
     def pre_activation(self, x: Tensor, m: Tensor) -> Tensor:
         """W_self x + W_neighbor m + bias, (genes, hidden), from x and m (genes, features)."""
-        return x @ self.w_self.T + m @ self.w_neighbor.T + self.bias
+        return self.add(x @ self.w_self.T, m @ self.w_neighbor.T)
+
+    def add(self, to_self: Tensor, to_neighbor: Tensor) -> Tensor:
+        """The same from the two products, (genes, hidden) each."""
+        own, rest = self.shares[..., None]
+        z: Tensor = own * to_self + rest * to_neighbor + self.bias
+        return z
 
     def mask(self, z: Tensor) -> Tensor:
         """1 for units that are active, 0 for the others; at the kink itself the slope is 0, as in autograd."""
@@ -86,9 +104,8 @@ class LayerWeights:
         largest, exponent = torch.frexp(self.w_out.abs().amax(dim=0))
         power = torch.ldexp((largest > 0).to(self.bias), exponent)
         w_out = self.w_out / torch.where(largest > 0, power, 1)
-        return LayerWeights(
-            power[:, None] * self.w_self, power[:, None] * self.w_neighbor, power * self.bias, w_out, self.bias_out
-        )
+        w_self, w_neighbor = power[:, None] * self.w_self, power[:, None] * self.w_neighbor
+        return replace(self, w_self=w_self, w_neighbor=w_neighbor, bias=power * self.bias, w_out=w_out)
 
 
 def read_layer(layer: Layer, x: Tensor) -> LayerWeights:
@@ -107,7 +124,7 @@ def read_layer(layer: Layer, x: Tensor) -> LayerWeights:
     """
     as_function(layer := unwrapped(layer))  # raises for what is no g(x, m)
     check_parameters(layer, x)
-    second = None
+    second, shares = None, x.new_ones(2, 1)
     linear = (Linear.forward, PygLinear.forward)
     if (
         isinstance(layer, SAGEConv)
@@ -117,6 +134,10 @@ def read_layer(layer: Layer, x: Tensor) -> LayerWeights:
         bias = _bias(layer.lin_l) + (_bias(layer.lin_r) if layer.root_weight else 0)
         w_neighbor = layer.lin_l.weight.detach()
         w_self = layer.lin_r.weight.detach() if layer.root_weight else torch.zeros_like(w_neighbor)
+    elif isinstance(layer, (PosteriorMeanAggregator, PosteriorMeanConv)):
+        first, second = _linears(layer)
+        bias, shares = _bias(first), layer.shrinkage.shares(x).detach()
+        w_self = w_neighbor = first.weight.detach()
     else:
         first, second = _linears(layer)
         bias, (w_self, w_neighbor) = _bias(first), first.weight.detach().tensor_split(2, dim=1)
@@ -124,11 +145,11 @@ def read_layer(layer: Layer, x: Tensor) -> LayerWeights:
     widths = w_self.size(1), w_neighbor.size(1)
     if widths != (x.size(1), x.size(1)):
         raise ValueError(f"the layer takes {widths[0]} features of x and {widths[1]} of m; got {x.size(1)} of each")
-    return LayerWeights(w_self, w_neighbor, bias, w_out, bias_out)
+    return LayerWeights(w_self, w_neighbor, bias, w_out, bias_out, shares)
 
 
 def as_function(layer: Layer) -> Callable[[Tensor, Tensor], Tensor]:
-    """The layer as ``g(x, m)``; a ``SAGEConv`` is called with each mean as the only neighbour of its gene."""
+    """The layer as ``g(x, m)``; a convolution that is one is called with each mean as the only neighbour of its gene."""
     layer = unwrapped(layer)
     name = type(layer).__name__
     if not callable(layer) or isinstance(layer, type):
@@ -137,12 +158,14 @@ def as_function(layer: Layer) -> Callable[[Tensor, Tensor], Tensor]:
         return layer
     if isinstance(layer, (Linear, Sequential)):
         return lambda x, m: layer(torch.cat([x, m], dim=-1))
-    if type(layer) is SAGEConv and not has_hooks(layer) and type(layer.aggr_module) is MeanAggregation and not layer.project:
+    is_mean = type(layer) is SAGEConv and type(layer.aggr_module) is MeanAggregation and not layer.project
+    if (is_mean or type(layer) is PosteriorMeanConv) and not has_hooks(layer):
         return lambda x, m: layer((m, x), torch.arange(x.size(0), device=x.device).expand(2, -1))
     if is_convolution(layer):
         raise UnreadableLayerError(
             f"{layer} is called with edges and is no function g(x, m) of the neighbour mean (only a SAGEConv with "
-            "aggr='mean' is, without project, hooks or subclass): use effective_weight_on_graph(layer, x, edge_index)"
+            "aggr='mean' and a PosteriorMeanConv are, without project, hooks or subclass): use "
+            "effective_weight_on_graph(layer, x, edge_index)"
         )
     if "batch" in signature(layer.forward).parameters:
         raise UnreadableLayerError(f"{name} would take m for a batch: give lambda x, m: layer(torch.cat([x, m], dim=1))")
@@ -197,7 +220,8 @@ def evaluation_mode(layer: Layer) -> Iterator[None]:
 
 def _linears(layer: Layer) -> tuple[Linear, Linear | None]:
     """The Linear before the ReLU and, where there is a ReLU, the one behind it."""
-    parts = list(_chain(layer.mlp if type(layer) is MLPAggregator else layer))
+    inner = {MLPAggregator: "mlp", PosteriorMeanAggregator: "mlp", PosteriorMeanConv: "lin"}.get(type(layer))
+    parts = list(_chain(getattr(layer, inner) if inner else layer))
     kinds = [type(part) for part in parts]
     if kinds not in ([Linear], [Linear, ReLU, Linear]) or has_hooks(layer):  # type: ignore[arg-type]
         raise UnreadableLayerError(

@@ -6,34 +6,38 @@ The parameter names are those of the published checkpoint, so ``load_state_dict(
 from __future__ import annotations
 
 from collections import OrderedDict
-from itertools import pairwise
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from regnet.bayes_layer import PosteriorMeanAggregator, Weight
 from regnet.checks import check_edge_index
-from regnet.graph import mean_over_regulators
+from regnet.graph import Adjacency, mean_over_regulators
 from regnet.layers import MLPAggregator as MLPAggregator
 
 
 class SAGELayer(nn.Module):
-    r"""The aggregator on every gene and the mean of its regulators.
+    r"""The aggregator on every gene and the mean of its regulators; a posterior mean leaves genes without regulators alone.
 
     As :math:`m W^\top = \bar A (x W^\top)`, the mean is taken over hidden units, which are far fewer than cells.
 
     Shapes: x (genes, in_channels), edge_index (2, edges) -> (genes, out_channels).
     """
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
+    def __init__(self, agg: MLPAggregator | PosteriorMeanAggregator) -> None:
         super().__init__()
-        self.agg = MLPAggregator(in_channels, out_channels)
+        self.agg = agg
 
     def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
         weight, bias = self.agg.mlp[0].parameters()
-        w_self, w_neighbor = weight.chunk(2, dim=1)
-        z = F.linear(x, w_self, bias) + mean_over_regulators(F.linear(x, w_neighbor), edge_index)
+        if isinstance(self.agg, PosteriorMeanAggregator):
+            y, graph = F.linear(x, weight), Adjacency.of(edge_index, x.size(0))
+            z = self.agg.shrinkage(y, graph.mean(y), graph.in_degree() > 0) + bias
+        else:
+            w_self, w_neighbor = weight.chunk(2, dim=1)
+            z = F.linear(x, w_self, bias) + mean_over_regulators(F.linear(x, w_neighbor), edge_index)
         h: Tensor = self.agg.mlp[1:](z)
         return h
 
@@ -44,10 +48,10 @@ class GraphSAGE(nn.Module):
     Shapes: x (genes, in_channels), edge_index (2, edges) -> (genes, hidden_channels).
     """
 
-    def __init__(self, in_channels: int, hidden_channels: int, num_layers: int, dropout: float) -> None:
+    def __init__(self, first: MLPAggregator | PosteriorMeanAggregator, width: int, num_layers: int, dropout: float) -> None:
         super().__init__()
-        widths = [in_channels] + [hidden_channels] * num_layers
-        self.layers = nn.ModuleList(SAGELayer(*pair) for pair in pairwise(widths))
+        others = (MLPAggregator(width, width) for _ in range(num_layers - 1))
+        self.layers = nn.ModuleList(SAGELayer(agg) for agg in (first, *others))
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
@@ -123,6 +127,10 @@ class RegNet(nn.Module):
         latent_channels: width of the latent space.
         num_layers: GraphSAGE layers, as in Hamilton et al. (2017); ValueError where this or a width is below 1.
         dropout: probability in [0, 1) after each GraphSAGE layer, in training only.
+        aggregator: of the first GraphSAGE layer: ``"mlp"``, the note's, or ``"posterior-mean"``, a
+            :class:`regnet.PosteriorMeanAggregator`.
+        weight: with ``"posterior-mean"``, its weight; ``"learned"`` needs ``num_genes``.
+        num_genes: the number of learned weights.
 
     >>> model = RegNet(in_channels=5, hidden_channels=8, latent_channels=4)
     >>> x, edge_index = torch.randn(3, 5), torch.tensor([[0, 0], [1, 2]])
@@ -137,6 +145,9 @@ class RegNet(nn.Module):
         latent_channels: int = 64,
         num_layers: int = 2,
         dropout: float = 0.2,
+        aggregator: str = "mlp",
+        weight: Weight | None = None,
+        num_genes: int | None = None,
     ) -> None:
         super().__init__()
         sizes = {"in_channels": in_channels, "hidden_channels": hidden_channels, "latent_channels": latent_channels}
@@ -145,7 +156,16 @@ class RegNet(nn.Module):
                 raise ValueError(f"{name} must be at least 1; got {size}")
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must be in [0, 1); got {dropout}")
-        self.graphsage = GraphSAGE(in_channels, hidden_channels, num_layers, dropout)
+        if aggregator not in ("mlp", "posterior-mean"):
+            raise ValueError(f'aggregator must be "mlp" or "posterior-mean"; got {aggregator!r}')
+        if (aggregator == "mlp") != (weight is None):
+            raise ValueError(f'weight belongs to aggregator="posterior-mean", which needs it; got {aggregator!r}, {weight}')
+        first: MLPAggregator | PosteriorMeanAggregator
+        if weight is None:
+            first = MLPAggregator(in_channels, hidden_channels)
+        else:
+            first = PosteriorMeanAggregator(in_channels, hidden_channels, weight, num_genes)
+        self.graphsage = GraphSAGE(first, hidden_channels, num_layers, dropout)
         self.attention = GatedAttention(hidden_channels)
         self.vae = VAE(hidden_channels, latent_channels)
         self.edge_classifier = nn.Sequential(

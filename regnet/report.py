@@ -24,6 +24,7 @@ from torch_geometric.data import Data
 from torch_geometric.nn import SAGEConv
 
 from regnet import figures
+from regnet.bayes_layer import PosteriorMeanAggregator
 from regnet.checks import some
 from regnet.convolution import along_edges
 from regnet.engine import output_on_graph, sensitivities_on_graph
@@ -87,7 +88,8 @@ def shrinkage_table(layer: Layer, data: Data, edge_index: Tensor | None = None) 
 
 def layer_input(layers: Sequence[Module], data: Data) -> Data:
     """The data set whose ``x`` the last of a RegNet's layers reads, or one layer alone."""
-    width = next(layers[0].parameters()).size(1) // (1 if isinstance(layers[0], SAGEConv) else 2)
+    first = layers[0].mlp if isinstance(layers[0], PosteriorMeanAggregator) else layers[0]
+    width = next(first.parameters()).size(1) // (1 if first is not layers[0] or isinstance(first, SAGEConv) else 2)
     genes, cells = data.x.shape
     if cells != width:
         transpose, give = "it seems to be cells x genes: transpose it", "give the cells that the model was trained on"

@@ -102,8 +102,8 @@ def sensitivities(
         if method == "exact":
             w = read_layer(layer, x)
             mask = w.mask(w.pre_activation(x, m))
-            S_x = lengths(w.out(mask * (delta @ w.w_self.T)))
-            S_m = lengths(w.out(mask * (delta @ w.w_neighbor.T)))
+            S_x = w.shares[0] * lengths(w.out(mask * (delta @ w.w_self.T)))
+            S_m = w.shares[1] * lengths(w.out(mask * (delta @ w.w_neighbor.T)))
             return undefined_at(Sensitivities(S_x, S_m), undefined)
         g = as_function(layer)
         check_parameters(layer, x)
@@ -165,8 +165,8 @@ def local_affine(layer: Layer, x_i: Tensor, m_i: Tensor) -> LocalAffine:
         weights = read_layer(layer, x)
         mask = weights.mask(weights.pre_activation(x, m))[0]
         return LocalAffine(
-            A=weights.out((mask[:, None] * weights.w_self).T).T,
-            B=weights.out((mask[:, None] * weights.w_neighbor).T).T,
+            A=weights.shares[0] * weights.out((mask[:, None] * weights.w_self).T).T,
+            B=weights.shares[1] * weights.out((mask[:, None] * weights.w_neighbor).T).T,
             b=weights.out(mask * weights.bias) + weights.bias_out,
         )
 
@@ -195,16 +195,15 @@ def kink_distance(layer: Layer, x: Tensor, m: Tensor) -> KinkDistance:
         z = weights.pre_activation(x, m)
         active = weights.mask(z) > 0
 
-        def first_switch(w: Tensor) -> Tensor:
+        def first_switch(w: Tensor, share: Tensor) -> Tensor:
             if weights.w_out is None:
                 return torch.full_like(undefined, torch.inf, dtype=x.dtype)
-            rate = unit @ w.T
+            rate = share[:, None] * (unit @ w.T)
             switches = torch.where(active, rate < 0, rate > 0)
             return torch.where(switches, (z / rate).abs(), torch.inf).amin(dim=1)
 
-        return KinkDistance(
-            *(first_switch(w).masked_fill(undefined, torch.nan) for w in (weights.w_self, weights.w_neighbor))
-        )
+        both = zip((weights.w_self, weights.w_neighbor), weights.shares, strict=True)
+        return KinkDistance(*(first_switch(*branch).masked_fill(undefined, torch.nan) for branch in both))
 
 
 def secant_weight(layer: Layer, x: Tensor, m: Tensor) -> Tensor:

@@ -19,7 +19,9 @@ from torch.nn import functional as F
 from torch.optim import Adam
 from torch_geometric.data import Data
 
+from regnet.bayes_layer import bayes_weight
 from regnet.checks import check_edge_index, check_expression, check_memory
+from regnet.counts import recover_counts
 from regnet.evaluation import EdgeSplit, evaluate, labels_of, split_edges
 from regnet.graph import in_degree
 from regnet.model import RegNet
@@ -59,6 +61,8 @@ def pretrain(
     max_epochs: int = 2000,
     patience: int = 100,
     disjoint_train_ratio: float = 0.3,
+    aggregator: str = "mlp",
+    weight: Tensor | float | str | None = None,
     accelerator: str = "cpu",
     checkpoint: str | Path | None = None,
     resume: bool = False,
@@ -79,6 +83,10 @@ def pretrain(
         patience: epochs without a higher validation AUPRC after which the training stops.
         disjoint_train_ratio: share of the training edges that an epoch supervises and passes no messages along; with 0 all
             are supervised and pass messages.
+        aggregator: of the first layer: ``"mlp"``, the note's, or ``"posterior-mean"``, a
+            :class:`regnet.PosteriorMeanAggregator`.
+        weight: with ``"posterior-mean"``: one number, one a gene (genes,), ``"learned"`` with the edges, or ``"counts"``:
+            :func:`regnet.bayes_weight` of the counts behind ``x`` on the training edges.
         accelerator: ``"cpu"``, which is reproducible, ``"gpu"``, or ``"auto"`` for a GPU where there is one.
         checkpoint: a file that keeps all that is needed to go on; remove it once the result is safe.
         resume: go on from ``checkpoint``, on the CPU to exactly the result of an uninterrupted training (same versions and
@@ -103,14 +111,18 @@ def pretrain(
     """
     device = _device(accelerator)
     split = _check_and_split(data, seed, max_epochs, patience, disjoint_train_ratio)
+    layer: dict[str, Any] = {"aggregator": aggregator}
+    if weight is not None:
+        layer |= {"weight": _weight(weight, data, split.train_edges), "num_genes": len(data.x)}
     if resume and checkpoint is None:
         raise ValueError("resume=True needs checkpoint, the file that keeps the training; got None")
     x, path = data.x.detach().to(device), Path(checkpoint) if checkpoint else None
     settings = data_settings(data, seed) | {"disjoint_train_ratio": float(disjoint_train_ratio), "patience": patience}
+    settings |= layer_settings(aggregator, weight)
     on_device = EdgeSplit(**{part: pairs.to(device) for part, pairs in vars(split).items()})
     with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device], device_type=device.type):
         torch.manual_seed(seed)
-        model = _draw(data.x.detach()).to(device)
+        model = _draw(data.x.detach(), **layer).to(device)
         optimizer = Adam(model.parameters(), lr=1e-3)
         history: dict[str, list[float]] = {column: [] for column in _HISTORY}
         state: dict[str, Any] = {"epochs": 0, "best": _snapshot(-math.inf, 0, model), "history": history}
@@ -206,14 +218,25 @@ def _device(accelerator: str) -> torch.device:
     return torch.device("cpu") if found is None else torch.device(found.type, 0)
 
 
-def _draw(x: Tensor) -> RegNet:
+def _draw(x: Tensor, **layer: Any) -> RegNet:
     """Weights in the dtype of x: drawn in float32 and converted, they would differ between processors from the start."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(x.dtype)
     try:
-        return RegNet(x.size(1))
+        return RegNet(x.size(1), **layer).to(x.dtype)
     finally:
         torch.set_default_dtype(before)
+
+
+def _weight(weight: Tensor | float | str, data: Data, graph: Tensor) -> Tensor | float | str:
+    """What :class:`regnet.bayes_layer.PosteriorMeanAggregator` takes."""
+    if isinstance(weight, str) and weight == "counts":
+        return bayes_weight(*recover_counts(data.x.detach().double()), graph)
+    if isinstance(weight, str) and weight != "learned":
+        raise ValueError(f'weight must be "counts", "learned", one number or one a gene; got {weight!r}')
+    if isinstance(weight, Tensor) and weight.shape not in ((), (len(data.x),)):
+        raise ValueError(f"weight must be one number or one a gene ({len(data.x)},); got shape {tuple(weight.shape)}")
+    return weight
 
 
 def _snapshot(auprc: float, epoch: int, model: RegNet) -> dict[str, Any]:
@@ -228,6 +251,14 @@ def _bar(progress: bool) -> Progress:
 def data_settings(data: Data, seed: int) -> dict[str, Any]:
     """The seed and checksums of the data."""
     return {"seed": int(seed), "expression": _digest(data.x), "edges": _digest(data.edge_index)}
+
+
+def layer_settings(aggregator: str, weight: Tensor | float | str | None) -> dict[str, Any]:
+    """The kind of the first layer."""
+    settings: dict[str, Any] = (
+        {} if weight is None else {"weight": _digest(weight) if isinstance(weight, Tensor) else weight}
+    )
+    return {"aggregator": aggregator} | settings
 
 
 def _digest(values: Tensor) -> str:

@@ -518,3 +518,69 @@ def test_every_public_name_is_there_and_a_wrong_one_is_not():
     assert len(set(regnet.__all__)) == len(regnet.__all__)
     with pytest.raises(AttributeError, match="No regnet attribute shrink"):
         _ = regnet.shrink
+
+
+# A layer that is Bayes' rule
+
+
+def test_pretrain_with_weights_of_a_file_writes_them_as_w_eff(run, tmp_path):
+    weights = pd.Series(np.linspace(0.1, 0.9, 39), index=[f"G{gene}" for gene in range(39)], name="weight")
+    weights.to_csv(tmp_path / "weights.csv", index_label="gene")
+    options = ("--aggregator", "posterior-mean", "--weights", "weights.csv", "--epochs", 6, "--controls", 3)
+    result = run("pretrain", "tiny", "--out", "out", *options)
+    assert result.exit_code == 0, result.output
+    assert "1 of 40 genes have no weight in weights.csv and keep their own expression" in result.stderr
+    table = pd.read_csv(tmp_path / "out/shrinkage.csv", index_col=0)
+    known = table["w_eff"].dropna().index.intersection(weights.index)
+    assert len(known) > 20
+    np.testing.assert_allclose(table["w_eff"][known], weights[known], rtol=1e-6)
+    again = run("shrinkage", "tiny", "--checkpoint", "out/regnet_pretrained.pth", "--controls", 0)
+    assert again.exit_code == 0, again.output
+    all_edges = pd.read_csv(tmp_path / "shrinkage_outputs/tiny/shrinkage.csv", index_col=0)["w_eff"]
+    np.testing.assert_allclose(all_edges[known], weights[known], rtol=1e-6)
+    assert "already finished" in run("pretrain", "tiny", "--out", "out", *options, "--resume").output
+    other = run("pretrain", "tiny", "--out", "out", "--epochs", 6, "--resume")
+    assert other.exit_code == 1 and "aggregator=posterior-mean, not mlp" in other.stderr
+
+
+def test_pretrain_learns_weights_which_shrinkage_reads(run, tmp_path):
+    options = ("--aggregator", "posterior-mean", "--weights", "learned", "--epochs", 6, "--controls", 0)
+    assert run("pretrain", "tiny", "--out", "out", *options).exit_code == 0
+    result = run("shrinkage", "tiny", "--checkpoint", "out/regnet_pretrained.pth", "--controls", 0)
+    assert result.exit_code == 0, result.output
+    files = "out/shrinkage.csv", "shrinkage_outputs/tiny/shrinkage.csv"
+    before, after = (pd.read_csv(tmp_path / name, index_col=0)["w_eff"] for name in files)
+    known = before.notna()
+    np.testing.assert_allclose(before[known], after[known], rtol=1e-6)
+    assert before[known].nunique() > 10
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--aggregator", "gat"], "mlp or posterior-mean; got gat"),
+        (["--aggregator", "posterior-mean"], "need each other"),
+        (["--weights", "learned"], "need each other"),
+        (["--aggregator", "posterior-mean", "--weights", "counts"], "not log1p of whole counts"),
+        (["--aggregator", "posterior-mean", "--weights", "no.csv"], "no.csv"),
+        (["--aggregator", "posterior-mean", "--weights", "other.csv"], "none of its genes with a weight is one of the 40"),
+        (["--aggregator", "posterior-mean", "--weights", "text.csv"], "expected a number in column 'weight'; got 'high'"),
+        (["--aggregator", "posterior-mean", "--weights", "twice.csv"], "expected each gene once; got more lines of G1"),
+        (["--aggregator", "posterior-mean", "--weights", "wide.csv"], "a column weight or w_eff; got gene, a, b"),
+        (["--aggregator", "posterior-mean", "--weights", "large.csv"], "weight must be in [0, 1]"),
+    ],
+)
+def test_weights_that_cannot_be_used_are_refused_before_training(options, message, run, write, tmp_path):
+    contents = {
+        "other": "gene,weight\nX,0.5\n",
+        "text": "gene,weight\nG1,high\n",
+        "twice": "gene,weight\nG1,0.5\nG1,0.6\n",
+        "wide": "gene,a,b\nG1,0.5,0.6\n",
+        "large": "gene,weight\nG1,1.5\n",
+    }
+    for name, content in contents.items():
+        write(f"{name}.csv", content)
+    result = run("pretrain", "tiny", *options)
+    assert result.exit_code != 0
+    assert message in " ".join(result.output.split()).replace("│ ", "")
+    assert not (tmp_path / "pretrain_outputs/tiny/pretrain/regnet_pretrained.pth").exists()

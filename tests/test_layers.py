@@ -206,7 +206,7 @@ HOOKED.register_forward_hook(lambda module, inputs, output: 2 * output)
             (layer, r"called with edges.*effective_weight_on_graph")
             for layer in (
                 GCNConv(3, 2),
-                SAGELayer(3, 2),
+                SAGELayer(MLPAggregator(3, 2)),
                 SAGEConv(3, 2, aggr="max"),
                 SAGEConv(3, 2, project=True),
                 WithLoops(3, 2),

@@ -1,0 +1,153 @@
+"""What does it cost to be Bayes? RegNet with the note's first layer and with posterior means of different weights.
+
+Every cell is one training, as `regnet.pretrain` does it in float32, to the end, on the split of its seed, so that the rows
+are paired: the note's aggregator, and a posterior mean with Bayes' weights of the counts behind the training graph, with
+one constant (their mean; one half where there are no counts), with Bayes' weights dealt to other genes, with 1 (the gene
+alone), with the complement that section 6 of the note prints, and with weights that are learned with the edges. Thirty
+seeds on both sets of real counts, five on every network, of which no counts are known. The rows of the note's aggregator
+are those of `experiments/trends.py`.
+
+    python experiments/posterior_mean.py               # everything, into book/results/posterior_mean.json
+    python experiments/posterior_mean.py --seeds 5
+
+Finished cells are kept in _build, so that a run that was stopped goes on. Chapter 15 reads the result.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.progress import track
+from scipy import stats
+
+import regnet
+from regnet.training import split_edges
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from trends import COUNTS, NETWORKS, RESULTS, ROOT, TRAINING, load, provenance, rounded, store, uncommitted
+
+ROWS = {
+    "the note's aggregator": "mlp",
+    "Bayes' weights": "counts",
+    "one constant": "constant",
+    "Bayes' weights of other genes": "permuted",
+    "the gene alone": "one",
+    "the note's section 6": "complement",
+    "learned weights": "learned",
+}
+WITHOUT_COUNTS = ("mlp", "constant", "one", "learned")
+
+
+def seeds_of(name: str) -> int:
+    return 30 if name in COUNTS else 5
+
+
+def rows_of(name: str) -> list[str]:
+    return [row for row in ROWS.values() if name in COUNTS or row in WITHOUT_COUNTS]
+
+
+def weight_of(row: str, bayes: torch.Tensor | None, seed: int) -> torch.Tensor | float | str:
+    """What `regnet.pretrain` takes; Bayes' weights are those of the training graph, NaN for genes without regulators."""
+    if row in ("one", "learned"):
+        return 1.0 if row == "one" else row
+    if bayes is None:
+        return 0.5
+    known = bayes[~bayes.isnan()]
+    if row == "permuted":
+        known = known[torch.randperm(len(known), generator=torch.Generator().manual_seed(seed))]
+    changed = {"counts": known, "permuted": known, "constant": known.mean(), "complement": 1 - known}[row]
+    weight = torch.full_like(bayes, torch.nan)
+    weight[~bayes.isnan()] = changed
+    return weight
+
+
+def bayes_weights(name: str, seed: int) -> torch.Tensor:
+    data = load(name)
+    graph = split_edges(data.edge_index, len(data.x), seed).train_edges
+    return regnet.bayes_weight(*regnet.recover_counts(data.x.double()), graph)
+
+
+def cell(name: str, row: str, seed: int) -> dict:
+    """One training: its scores, and how its effective weights, or those it learned, follow Bayes'."""
+    torch.set_num_threads(1)
+    data, start = load(name), time.perf_counter()
+    bayes = bayes_weights(name, seed) if name in COUNTS else None
+    layer = {} if row == "mlp" else {"aggregator": "posterior-mean", "weight": weight_of(row, bayes, seed)}
+    trained = regnet.pretrain(data, seed=seed, **layer)
+    agg = trained.model.graphsage.layers[0].agg
+    w_eff = regnet.effective_weight_on_graph(agg, data.x, trained.edge_index).double()
+    known = ~w_eff.isnan()
+    record: dict = {"data": name, "row": row, "seed": seed, "metrics": trained.metrics}
+    record["median"] = w_eff[known].median().item()
+    if row != "mlp":
+        record["error"] = (w_eff - agg.shrinkage.weight.double().expand_as(w_eff))[known].abs().max().item()
+    if bayes is not None and row in ("mlp", "learned"):
+        record["with_bayes"] = float(stats.spearmanr(w_eff[known & ~bayes.isnan()], bayes[known & ~bayes.isnan()])[0])
+    if row == "learned":
+        record["quartiles"] = w_eff[known].quantile(torch.tensor([0.25, 0.75], dtype=torch.float64)).tolist()
+    return record | {"seconds": time.perf_counter() - start}
+
+
+def finished(scratch: Path, name: str, row: str, seed: int) -> dict:
+    """One training, or what an earlier run left of it."""
+    file = scratch / name / f"{row}-{seed}.json"
+    if not file.is_file():
+        store(file, cell(name, row, seed))
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, help="the most trainings of a row; else 30 for counts, 5 for others")
+    parser.add_argument("--processes", type=int, default=os.cpu_count())
+    arguments = parser.parse_args()
+    if changed := uncommitted():
+        print(f"commit these first, so that the result can name its commit:\n{changed}", file=sys.stderr)
+        return 1
+    most = arguments.seeds or 30
+    files = [ROOT / f"regnet/{name}.py" for name in TRAINING]
+    scratch = ROOT / "_build/posterior_mean" / hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
+    jobs = [
+        (name, row, seed)
+        for seed in range(most)  # what is done when it stops is as much of every row
+        for name in (*COUNTS, *NETWORKS)
+        for row in rows_of(name)
+        if seed < seeds_of(name) and row != "mlp"
+    ]
+    with ProcessPoolExecutor(arguments.processes) as pool:
+        running = [pool.submit(finished, scratch, *job) for job in jobs]
+        done = [future.result() for future in track(running, description="trainings")]
+    note = {
+        summary["data"]: summary["scores_trained"] for summary in json.loads((RESULTS / "trends.json").read_text())["data"]
+    }
+    data = []
+    for name in (*COUNTS, *NETWORKS):
+        seeds = min(most, seeds_of(name))
+        rows = {"mlp": {"auprc": note[name]["auprc"][:seeds], "best_epoch": note[name]["best_epoch"][:seeds]}}
+        for row in rows_of(name)[1:]:
+            of_row = sorted((r for r in done if (r["data"], r["row"]) == (name, row)), key=lambda record: record["seed"])
+            rows[row] = {kind: [record["metrics"][kind] for record in of_row] for kind in ("auprc", "best_epoch")}
+            rows[row] |= {
+                kind: [r[kind] for r in of_row]
+                for kind in ("median", "error", "with_bayes", "quartiles")
+                if kind in of_row[0]
+            }
+        data.append({"data": name, "seeds": seeds, "rows": rows})
+    result = {"provenance": provenance("python experiments/posterior_mean.py", done), "data": data}
+    store(RESULTS / "posterior_mean.json", rounded(result))
+    for of in data:
+        print(of["data"], {row: round(float(np.mean(scores["auprc"])), 3) for row, scores in of["rows"].items()})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
