@@ -73,7 +73,8 @@ def weight_of(row: str, bayes: torch.Tensor | None, seed: int) -> torch.Tensor |
 def bayes_weights(name: str, seed: int) -> torch.Tensor:
     data = load(name)
     graph = split_edges(data.edge_index, len(data.x), seed).train_edges
-    return regnet.bayes_weight(*regnet.recover_counts(data.x.double()), graph)
+    counts, per_count = regnet.recover_counts(data.x.double())
+    return regnet.bayes_weight(counts, graph, per_count)
 
 
 def cell(name: str, row: str, seed: int) -> dict:
@@ -118,11 +119,12 @@ def main() -> int:
     scratch = ROOT / "_build/posterior_mean" / hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
     jobs = [
         (name, row, seed)
-        for seed in range(most)  # what is done when it stops is as much of every row
         for name in (*COUNTS, *NETWORKS)
+        for seed in range(min(most, seeds_of(name)))
         for row in rows_of(name)
-        if seed < seeds_of(name) and row != "mlp"
+        if row != "mlp"
     ]
+    jobs.sort(key=lambda job: job[2] / seeds_of(job[0]))  # what is done when it stops is as large a part of every row
     with ProcessPoolExecutor(arguments.processes) as pool:
         running = [pool.submit(finished, scratch, *job) for job in jobs]
         done = [future.result() for future in track(running, description="trainings")]

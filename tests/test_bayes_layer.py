@@ -212,6 +212,16 @@ def test_a_gene_without_regulators_keeps_its_own_expression(normal):
     assert isinstance(model.graphsage.layers[1].agg, regnet.model.MLPAggregator)
 
 
+def test_weights_of_the_counts_behind_x_use_the_training_edges_alone(tiny_data):
+    torch.manual_seed(0)
+    counts = torch.poisson(tiny_data.x.exp())
+    tiny_data.x = torch.log1p(counts * 1e3 / counts.sum(dim=0).double())
+    trained = regnet.pretrain(tiny_data, aggregator="posterior-mean", weight="counts", max_epochs=2)
+    expected = bayes_weight(counts, trained.edge_index, 1e3 / counts.sum(dim=0).double())
+    close(trained.model.graphsage.layers[0].agg.shrinkage.weight, expected.nan_to_num(nan=1.0))
+    assert (expected > 0).sum() > 10 and trained.settings["weight"] == "counts"
+
+
 def test_edges_train_the_learned_weights(tiny_data):
     trained = regnet.pretrain(tiny_data, aggregator="posterior-mean", weight="learned", max_epochs=8)
     weight = trained.model.graphsage.layers[0].agg.shrinkage.weight
