@@ -72,9 +72,9 @@ def pretrain(
 
     .. math:: L = \mathrm{BCE} + 10^{-2}\,\mathrm{KL} + 0.1\,\mathrm{MSE}_\mathrm{reconstruction}
 
-    with Adam at :math:`10^{-3}` (learned weights of genes: 0.03). Every epoch draws supervision edges from the training edges, passes messages along the
-    others, and tells the former from as many random non-edges. Every fifth epoch looks at the validation pairs; the first
-    with the highest AUPRC is kept.
+    with Adam at :math:`10^{-3}` (learned weights of genes: 0.03). Every epoch draws supervision edges from the training
+    edges, passes messages along the others, and tells the former from as many random non-edges. Every fifth epoch looks at
+    the validation pairs; the first with the highest AUPRC is kept.
 
     Args:
         data: ``x`` (genes, cells) and ``edge_index`` (regulator -> target); the model computes in the dtype of ``x``.
