@@ -30,7 +30,8 @@ from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.util.docutils import SphinxDirective
 
 ROOT = Path(__file__).parents[1]
-CHAPTERS = sorted((ROOT / "book").glob("[0-9][0-9]_*.md"))
+# Chapters, then appendices: 04_name.md is chapter 4 with the label chap-04, B_name.md appendix B with the label app-b.
+CHAPTERS = sorted([*(ROOT / "book").glob("[0-9][0-9]_*.md"), *(ROOT / "book").glob("[A-Z]_*.md")])
 
 
 # Buttons
@@ -117,10 +118,9 @@ def link_docstring(app: Sphinx, what: str, name: str, obj: Any, options: Any, li
     module, _, short = name.rpartition(".")
     mention = rf"(?<![\w.]){re.escape(name)}\b|from {re.escape(module)} import (?:\([^)]*|[^\n]*)\b{short}\b"
     listed = [path for path in CHAPTERS if f"book/{path.stem}" in app.env.found_docs]
-    used = [path.stem[:2] for path in listed if re.search(mention, _text(path))]
-    if what in ("function", "class") and used:
-        links = ", ".join(f":ref:`{int(number)} <chap-{number}>`" for number in used)
-        lines += ["", f"**In the book:** chapter{'s' if len(used) > 1 else ''} {links}.", ""]
+    links = [_link_chapter(path) for path in listed if re.search(mention, _text(path))]
+    if what in ("function", "class") and links:
+        lines += ["", f"**In the book:** {', '.join(links)}.", ""]
 
 
 def _link_equations(found: re.Match[str]) -> str:
@@ -129,6 +129,17 @@ def _link_equations(found: re.Match[str]) -> str:
 
 def _link_chapters(found: re.Match[str]) -> str:
     return re.sub(r"\d+", lambda number: f":ref:`{number[0]} <chap-{int(number[0]):02d}>`", found[0])
+
+
+def _number(chapter: Path) -> str:
+    return chapter.stem.split("_")[0].lstrip("0")
+
+
+def _link_chapter(chapter: Path) -> str:
+    number = _number(chapter)
+    if number.isdigit():
+        return f":ref:`chapter {number} <chap-{int(number):02d}>`"
+    return f":ref:`appendix {number} <app-{number.lower()}>`"
 
 
 @cache
@@ -223,7 +234,7 @@ def _chapter_row(env: BuildEnvironment, source: Path) -> list[str | nodes.Node] 
     title = env.titles[page].astext()
     link = addnodes.pending_xref(
         "",
-        nodes.inline(text=f"{int(source.stem[:2])}. {title}" if source.stem[0].isdigit() else title),
+        nodes.inline(text=f"{_number(source)}. {title}" if source in CHAPTERS else title),
         refdomain="std",
         reftype="doc",
         reftarget=f"/{page}",
