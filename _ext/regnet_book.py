@@ -9,6 +9,7 @@ import os
 import platform
 import re
 import shutil
+from collections.abc import Iterator
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -20,7 +21,10 @@ from docutils import nodes
 from docutils_table import table
 from jupyter_client.manager import KernelManager
 from myst_nb.sphinx_ import NbMetadataCollector
-from pybtex.database import parse_file
+from pybtex.database import Entry, parse_file
+from pybtex.plugin import register_plugin
+from pybtex.style.formatting.alpha import Style as AlphaStyle
+from pybtex.style.labels import BaseLabelStyle
 from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.config import Config
@@ -152,10 +156,33 @@ def _sources() -> dict[str, str]:
     """The keys of the bibliography, by author and year as docstrings cite them."""
     keys = {}
     for key, entry in parse_file(ROOT / "book/references.bib").entries.items():
-        names = [" ".join(author.last_names) for author in entry.persons.get("author", [])]
-        who = f"{names[0]} et al." if len(names) > 2 else " and ".join(names)
-        keys[f"{who} ({entry.fields['year']})"] = key
+        keys[f"{_authors(entry)} ({entry.fields['year']})"] = key
     return keys
+
+
+def _authors(entry: Entry) -> str:
+    persons = entry.persons.get("author", [])
+    names = [" ".join(map(str, person.rich_prelast_names + person.rich_last_names)) for person in persons]
+    return f"{names[0]} et al." if len(names) > 2 else " and ".join(names)
+
+
+# The list of references
+
+
+class AuthorYearLabels(BaseLabelStyle):  # type: ignore[misc]  # pybtex is not typed
+    """The text cites author and year; so says the label in the list."""
+
+    def format_labels(self, entries: list[Entry]) -> Iterator[str]:
+        for entry in entries:
+            yield f"{_authors(entry)}, {entry.fields['year']}"
+
+
+class AuthorYearStyle(AlphaStyle):  # type: ignore[misc]  # pybtex is not typed
+    default_label_style = "author_year_labels"
+
+
+register_plugin("pybtex.style.labels", "author_year_labels", AuthorYearLabels)
+register_plugin("pybtex.style.formatting", "author_year_labels", AuthorYearStyle)
 
 
 # How to cite
