@@ -25,6 +25,7 @@ def words(tex: str) -> str:
     tex = re.sub(r"\\[()\[\]]|\\label\{[^}]*\}|\\(?:begin|end)\{[^}]*\}|&", " ", tex)
     tex = re.sub(r"\\tag\{([^}]*)\}", r"(\1)", tex)
     tex = re.sub(r"\\([A-Za-z]+|\|)", lambda found: SYMBOLS.get(found[1], found[0]), tex)
+    tex = re.sub(r"\\[dt]?frac\s*(\w)\s*(\w)", r"\1/\2", tex)
     before = None
     while before != tex:  # from the inside to the outside
         before = tex

@@ -22,10 +22,10 @@ document.addEventListener("DOMContentLoaded", () => {
   function excerpt(text, patterns) {
     const first = Math.min(...patterns.map((each) => text.search(each)).filter((place) => place >= 0), text.length);
     const start = first === text.length ? 0 : Math.max(0, text.lastIndexOf(" ", Math.max(0, first - 100)));
-    const shown = text.slice(start, start + 260).trim();
+    const end = start + 260 < text.length ? text.lastIndexOf(" ", start + 260) : text.length;
     const paragraph = document.createElement("p");
     paragraph.className = "context";
-    paragraph.append(start ? "… " : "", shown, start + 260 < text.length ? " …" : "");
+    paragraph.append(start ? "… " : "", text.slice(start, end).trim(), end < text.length ? " …" : "");
     return paragraph;
   }
 
