@@ -128,7 +128,9 @@ class Book(SphinxPostTransform):
         top += [raw(r"\setcounter{secnumdepth}{-1}"), overview]
         for part, tree in zip(self.config.external_site_map.root.subtrees, trees, strict=True):
             depth = 1 if part.numbered else -1
-            top += [raw(rf"\part{{{escape(part.caption, 'xelatex')}}}\setcounter{{secnumdepth}}{{{depth}}}"), tree]
+            letters = r"\appendix" if part.style == "alphaupper" else ""
+            caption = escape(part.caption, "xelatex")
+            top += [raw(rf"\part{{{caption}}}{letters}\setcounter{{secnumdepth}}{{{depth}}}"), tree]
 
 
 class BibliographyInPlace(SphinxPostTransform):

@@ -9,6 +9,7 @@ import os
 import platform
 import re
 import shutil
+from collections.abc import Iterator
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -20,7 +21,10 @@ from docutils import nodes
 from docutils_table import table
 from jupyter_client.manager import KernelManager
 from myst_nb.sphinx_ import NbMetadataCollector
-from pybtex.database import parse_file
+from pybtex.database import Entry, parse_file
+from pybtex.plugin import register_plugin
+from pybtex.style.formatting.alpha import Style as AlphaStyle
+from pybtex.style.labels import BaseLabelStyle
 from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.config import Config
@@ -30,7 +34,8 @@ from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.util.docutils import SphinxDirective
 
 ROOT = Path(__file__).parents[1]
-CHAPTERS = sorted((ROOT / "book").glob("[0-9][0-9]_*.md"))
+# Chapters, then appendices: 04_name.md is chapter 4 with the label chap-04, B_name.md appendix B with the label app-b.
+CHAPTERS = sorted([*(ROOT / "book").glob("[0-9][0-9]_*.md"), *(ROOT / "book").glob("[A-Z]_*.md")])
 
 
 # Buttons
@@ -117,10 +122,9 @@ def link_docstring(app: Sphinx, what: str, name: str, obj: Any, options: Any, li
     module, _, short = name.rpartition(".")
     mention = rf"(?<![\w.]){re.escape(name)}\b|from {re.escape(module)} import (?:\([^)]*|[^\n]*)\b{short}\b"
     listed = [path for path in CHAPTERS if f"book/{path.stem}" in app.env.found_docs]
-    used = [path.stem[:2] for path in listed if re.search(mention, _text(path))]
-    if what in ("function", "class") and used:
-        links = ", ".join(f":ref:`{int(number)} <chap-{number}>`" for number in used)
-        lines += ["", f"**In the book:** chapter{'s' if len(used) > 1 else ''} {links}.", ""]
+    links = [_link_chapter(path) for path in listed if re.search(mention, _text(path))]
+    if what in ("function", "class") and links:
+        lines += ["", f"**In the book:** {', '.join(links)}.", ""]
 
 
 def _link_equations(found: re.Match[str]) -> str:
@@ -129,6 +133,17 @@ def _link_equations(found: re.Match[str]) -> str:
 
 def _link_chapters(found: re.Match[str]) -> str:
     return re.sub(r"\d+", lambda number: f":ref:`{number[0]} <chap-{int(number[0]):02d}>`", found[0])
+
+
+def _number(chapter: Path) -> str:
+    return chapter.stem.split("_")[0].lstrip("0")
+
+
+def _link_chapter(chapter: Path) -> str:
+    number = _number(chapter)
+    if number.isdigit():
+        return f":ref:`chapter {number} <chap-{int(number):02d}>`"
+    return f":ref:`appendix {number} <app-{number.lower()}>`"
 
 
 @cache
@@ -141,10 +156,33 @@ def _sources() -> dict[str, str]:
     """The keys of the bibliography, by author and year as docstrings cite them."""
     keys = {}
     for key, entry in parse_file(ROOT / "book/references.bib").entries.items():
-        names = [" ".join(author.last_names) for author in entry.persons.get("author", [])]
-        who = f"{names[0]} et al." if len(names) > 2 else " and ".join(names)
-        keys[f"{who} ({entry.fields['year']})"] = key
+        keys[f"{_authors(entry)} ({entry.fields['year']})"] = key
     return keys
+
+
+def _authors(entry: Entry) -> str:
+    persons = entry.persons.get("author", [])
+    names = [" ".join(map(str, person.rich_prelast_names + person.rich_last_names)) for person in persons]
+    return f"{names[0]} et al." if len(names) > 2 else " and ".join(names)
+
+
+# The list of references
+
+
+class AuthorYearLabels(BaseLabelStyle):  # type: ignore[misc]  # pybtex is not typed
+    """The text cites author and year; so says the label in the list."""
+
+    def format_labels(self, entries: list[Entry]) -> Iterator[str]:
+        for entry in entries:
+            yield f"{_authors(entry)}, {entry.fields['year']}"
+
+
+class AuthorYearStyle(AlphaStyle):  # type: ignore[misc]  # pybtex is not typed
+    default_label_style = "author_year_labels"
+
+
+register_plugin("pybtex.style.labels", "author_year_labels", AuthorYearLabels)
+register_plugin("pybtex.style.formatting", "author_year_labels", AuthorYearStyle)
 
 
 # How to cite
@@ -223,7 +261,7 @@ def _chapter_row(env: BuildEnvironment, source: Path) -> list[str | nodes.Node] 
     title = env.titles[page].astext()
     link = addnodes.pending_xref(
         "",
-        nodes.inline(text=f"{int(source.stem[:2])}. {title}" if source.stem[0].isdigit() else title),
+        nodes.inline(text=f"{_number(source)}. {title}" if source in CHAPTERS else title),
         refdomain="std",
         reftype="doc",
         reftarget=f"/{page}",

@@ -1,4 +1,4 @@
-"""Measure what chapter 16 reports, as ratios of contenders that run by turns in one process or each in fresh ones.
+"""Measure what appendix B reports, as ratios of contenders that run by turns in one process or each in fresh ones.
 
     python benchmarks/run.py            everything, about a quarter of an hour; writes book/results/benchmarks.json
     python benchmarks/run.py --quick --out FILE      a twentieth of every size, once: the numbers mean nothing

@@ -1,4 +1,4 @@
-"""Rows of the page "Input that is wrong, and what happens" (book/bad_input.md) that concern no single module."""
+"""Rows of the page "Input that is wrong, and what happens" (book/E_bad_input.md) that concern no single module."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The intervals against scipy, statsmodels and closed forms; chapter 17 of the book measures their coverage."""
+"""The intervals against scipy, statsmodels and closed forms; appendix C of the book measures their coverage."""
 
 from __future__ import annotations
 

@@ -43,6 +43,19 @@ def test_the_book_is_small_enough_to_carry(built: Path) -> None:
     assert sum(path.stat().st_size for path in built.rglob("*") if path.is_file()) < 60e6
 
 
+def test_the_list_of_references_is_labelled_as_the_text_cites(built: Path) -> None:
+    list_of_sources = soup(built / "book/10_references.html")
+    cited = 0
+    for path in sorted((built / "book").glob("*.html")):
+        for link in soup(path).select("span.bibtex-citation a.reference, a.reference[href*='10_references.html#id']"):
+            anchor = urldefrag(str(link["href"])).fragment
+            (source,) = list_of_sources.find_all(class_="citation", id=anchor)
+            label = re.sub(r"^\[|\].*", "", source.find(class_="label").get_text())
+            assert label in (link.get_text(), f"{label[:-6]}, {link.get_text()}"), f"{path.name}: {link} leads to [{label}]"
+            cited += 1
+    assert cited > 100
+
+
 def test_every_public_name_is_described_on_the_api_page(built: Path) -> None:
     api = soup(built / "book/api.html")
     for name in regnet.__all__:
@@ -65,6 +78,6 @@ def test_the_reproducibility_page_reports_this_build(built: Path) -> None:
     found = soup(built / "book/reproducibility.html").select("table tr")
     rows = [[cell.get_text(" ", strip=True) for cell in row.find_all(["th", "td"])] for row in found]
     assert ["torch", version("torch")] in rows
-    chapters = {row[0]: row[1:] for row in rows if len(row) == 3 and re.match(r"\d+\. ", row[0])}
-    assert len(chapters) == sum(bool(re.match(r"book/\d.*ipynb", file)) for file in listed_files())
+    chapters = {row[0]: row[1:] for row in rows if len(row) == 3 and re.match(r"(\d+|[A-Z])\. ", row[0])}
+    assert len(chapters) == sum(bool(re.match(r"book/(\d\d|[A-Z])_.*ipynb", file)) for file in listed_files())
     assert "BASE_SEED = 0" in next(seeds for chapter, (seeds, _) in chapters.items() if chapter.startswith("14. "))
