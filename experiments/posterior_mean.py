@@ -22,6 +22,7 @@ import os
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +110,7 @@ def finished(scratch: Path, name: str, row: str, seed: int) -> dict:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, help="the most trainings of a row; else 30 for counts, 5 for others")
+    parser.add_argument("--stored", action="store_true", help="train nothing: the seeds of which every row is done")
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     arguments = parser.parse_args()
     if changed := uncommitted():
@@ -125,25 +127,26 @@ def main() -> int:
         if row != "mlp"
     ]
     jobs.sort(key=lambda job: job[2] / seeds_of(job[0]))  # what is done when it stops is as large a part of every row
-    with ProcessPoolExecutor(arguments.processes) as pool:
-        running = [pool.submit(finished, scratch, *job) for job in jobs]
-        done = [future.result() for future in track(running, description="trainings")]
+    if not arguments.stored:
+        with ProcessPoolExecutor(arguments.processes) as pool:
+            running = [pool.submit(finished, scratch, *job) for job in jobs]
+            for future in track(running, description="trainings"):
+                future.result()
     note = {
         summary["data"]: summary["scores_trained"] for summary in json.loads((RESULTS / "trends.json").read_text())["data"]
     }
-    data = []
+    data, done = [], []
     for name in (*COUNTS, *NETWORKS):
-        seeds = min(most, seeds_of(name))
-        rows = {"mlp": {"auprc": note[name]["auprc"][:seeds], "best_epoch": note[name]["best_epoch"][:seeds]}}
+        whole = [{row: scratch / name / f"{row}-{seed}.json" for row in rows_of(name)[1:]} for seed in range(seeds_of(name))]
+        whole = list(takewhile(lambda files: all(file.is_file() for file in files.values()), whole))
+        rows = {"mlp": {kind: note[name][kind][: len(whole)] for kind in ("auprc", "best_epoch")}}
         for row in rows_of(name)[1:]:
-            of_row = sorted((r for r in done if (r["data"], r["row"]) == (name, row)), key=lambda record: record["seed"])
-            rows[row] = {kind: [record["metrics"][kind] for record in of_row] for kind in ("auprc", "best_epoch")}
-            rows[row] |= {
-                kind: [r[kind] for r in of_row]
-                for kind in ("median", "error", "with_bayes", "quartiles")
-                if kind in of_row[0]
-            }
-        data.append({"data": name, "seeds": seeds, "rows": rows})
+            records = [json.loads(files[row].read_text()) for files in whole]
+            done += records
+            rows[row] = {kind: [record["metrics"][kind] for record in records] for kind in ("auprc", "best_epoch")}
+            for kind in ("median", "error", "with_bayes", "quartiles"):
+                rows[row] |= {kind: [record[kind] for record in records]} if kind in records[0] else {}
+        data.append({"data": name, "seeds": len(whole), "rows": rows})
     result = {"provenance": provenance("python experiments/posterior_mean.py", done), "data": data}
     store(RESULTS / "posterior_mean.json", rounded(result))
     for of in data:
