@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -100,15 +101,29 @@ def log_noise_variance(counts: Tensor, per_count: Tensor | None = None, *, laws:
     .. math:: \sigma_i^2 = \frac1S \sum_s \operatorname{E}_\mu \operatorname{Var}(x_{is} \mid \mu), \qquad
         c_{is} \mid \mu \sim \operatorname{Poisson}(\mu / u_s)
 
-    The rate :math:`\mu` follows a gamma distribution over cells that has the mean and the variance of the gene's counts.
+    Arguments are those of :func:`mean_over_rates`.
+    """
+    return mean_over_rates(counts, per_count, _variance_by_rate, laws=laws, varying=varying)
+
+
+def mean_over_rates(
+    counts: Tensor,
+    per_count: Tensor | None,
+    by_rate: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]],
+    *,
+    laws: int = 2,
+    varying: bool = True,
+) -> Tensor:
+    """Mean over cells of a function of their rate, which follows a gamma distribution of the gene's mean and variance.
 
     Args:
         counts: as in :func:`regnet.bayes_weight`, like ``per_count``.
+        by_rate: of the depths of some cells: rates, and the function at these, averaged over the cells.
         laws: into how many groups the cells are cut by their depth :math:`1/u_s`, each with a gamma distribution of its own.
         varying: or a constant rate.
     """
     whole = _whole(counts)
-    worth, variance = _worth(whole, per_count), torch.zeros(len(whole), dtype=torch.float64)
+    worth, total = _worth(whole, per_count), torch.zeros(len(whole), dtype=torch.float64)
     cells = np.flatnonzero(worth)  # none is known of a cell without counts, in which x is 0
     depth, molecules = 1 / worth.numpy()[cells], whole.numpy()[:, cells]
     for group in np.array_split(depth.argsort(kind="stable"), laws):
@@ -117,9 +132,8 @@ def log_noise_variance(counts: Tensor, per_count: Tensor | None = None, *, laws:
         excess = ((molecules[:, group] - expected) ** 2 - expected).sum(axis=1) / (expected**2).sum(axis=1).clip(1e-300)
         shape = 1 / excess.clip(1e-4)[:, None] if varying else np.full((len(whole), 1), 1e4)
         rates = special.gammaincinv(shape, (np.arange(100) + 0.5) / 100) / shape * mean[:, None]
-        grid, curve = _variance_by_rate(depth[group])
-        variance += torch.from_numpy(np.interp(rates, grid, curve).mean(axis=1)) * len(group) / len(worth)
-    return variance
+        total += torch.from_numpy(np.interp(rates, *by_rate(depth[group])).mean(axis=1)) * len(group) / len(worth)
+    return total
 
 
 def _variance_by_rate(depth: np.ndarray, exact_to: float = 50) -> tuple[np.ndarray, np.ndarray]:
