@@ -216,23 +216,21 @@ def expected_log(shape: np.ndarray, rate: np.ndarray, depth: np.ndarray) -> np.n
     return result
 
 
-def gamma_prior(counts: np.ndarray, depth: np.ndarray, mean: np.ndarray) -> tuple[Callable, np.ndarray]:
+def gamma_prior(counts: np.ndarray, depth: np.ndarray, mean: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """SAVER's prior around a mean: constant coefficient of variation, Fano factor or variance, whichever is likeliest.
 
-    Returns the law, mean -> (shape, rate), as a number per gene of the three, and its parameter, by maximum likelihood on
-    a grid.
+    Returns the kind of law and its parameter, both per gene, by maximum likelihood on a grid of coefficients of variation.
     """
-    grid, best = np.geomspace(1e-3, 1e2, 51), np.full(len(counts), -np.inf)
-    law, found = np.zeros(len(counts), int), np.ones(len(counts))
+    best, law, found = np.full(len(counts), -np.inf), np.zeros(len(counts), int), np.ones(len(counts))
     constant = bool((mean == mean[:, :1]).all())  # then the three are one
     for kind in (1,) if constant else range(3):
-        for value in grid:
+        for squared in np.geomspace(1e-3, 1e2, 51):
+            value = squared * mean.mean(axis=1, keepdims=True) ** kind
             shape, rate = gamma_law(kind, mean, value)
-            y = counts
-            likelihood = special.gammaln(y + shape) - special.gammaln(shape) + shape * np.log(rate / (rate + depth))
-            likelihood = (likelihood + y * np.log(depth / (rate + depth))).sum(axis=1)
+            likelihood = special.gammaln(counts + shape) - special.gammaln(shape) + shape * np.log(rate / (rate + depth))
+            likelihood = (likelihood + counts * np.log(depth / (rate + depth))).sum(axis=1)
             better = likelihood > best
-            best[better], law[better], found[better] = likelihood[better], kind, value
+            best[better], law[better], found[better] = likelihood[better], kind, value[better, 0]
     return law, found
 
 
