@@ -187,9 +187,10 @@ def test_the_page_contents_open_and_lead_to_a_section(page: Page, address: str, 
     expect(contents).to_be_visible(visible=not over)
 
 
-def test_no_page_of_a_printed_chapter_is_blank(page: Page, address: str) -> None:
+@pytest.mark.parametrize("name", [CHAPTER, CLAIMS, "book/api.html"])
+def test_no_printed_page_is_blank(page: Page, address: str, name: str) -> None:
     page.emulate_media(color_scheme="dark")
-    open_page(page, address + CHAPTER)
+    open_page(page, address + name)
     pdf = page.pdf(format="A4")
     sheets = re.findall(rb"/Type /Page\n.*?/Contents (\d+) 0 R", pdf, re.S)
     assert len(sheets) > 5
@@ -230,6 +231,16 @@ def test_the_search_leads_to_the_section(
     page.wait_for_url(f"**/{anchor}*")
     place = page.locator(f"[id='{page.evaluate('decodeURIComponent(location.hash.slice(1))')}']")
     expect(place).to_be_in_viewport(timeout=10_000)
+
+
+@pytest.mark.parametrize("size", [WIDE, PHONE], ids=["wide", "phone"])
+def test_a_search_starts_from_a_chapter(page: Page, address: str, size: Any) -> None:
+    page.set_viewport_size(size)
+    open_page(page, address + CHAPTER)
+    page.get_by_role("button", name="Search").locator("visible=true").first.click()
+    page.locator(".search-button__wrapper input[type=search]").fill("quickstart")
+    page.keyboard.press("Enter")
+    expect(page.locator("#search-results li a").first).to_have_text(re.compile("Sixty seconds"), timeout=10_000)
 
 
 # Formulas that stick out of their cell, and boxes around a table that scroll although all of it should fit.
