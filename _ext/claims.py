@@ -16,7 +16,7 @@ from sphinx.transforms import SphinxTransform
 LABELS = {"Verdict": "verdict", "What this report asks": "asked"}
 
 
-class MarkClaims(SphinxTransform):  # type: ignore[misc]  # docutils is not typed
+class MarkClaims(SphinxTransform):
     default_priority = 200
 
     def apply(self, **kwargs: object) -> None:

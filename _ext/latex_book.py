@@ -7,9 +7,10 @@ every table gets columns that fit the page, and numbered formulas keep their num
 """
 
 import re
+from collections import Counter
 from typing import Any
 
-from bs4 import BeautifulSoup
+from bs4 import BeautifulSoup, Tag
 from docutils import nodes
 from docutils_table import table
 from sphinx import addnodes
@@ -26,13 +27,31 @@ WHOLE = 16  # rows up to which a table is kept on one page
 def data_frame(html: str) -> nodes.table:
     """The one plain table of a pandas output."""
     found = BeautifulSoup(html, "html.parser").table
-    if found.find(attrs={"colspan": True}) or found.find(attrs={"rowspan": True}):
-        raise ValueError("a table with merged cells: print it without, or teach _ext/latex_book.py to read it")
-    rows = [[cell.get_text(strip=True) for cell in row.find_all(["td", "th"])] for row in found.find_all("tr")]
-    header, *rest = rows
-    if len(found.thead.find_all("tr")) == 2 and not any(rest[0][1:]):  # the name of the index has a row of its own
-        header[0] = rest.pop(0)[0]
+    header, *rest = unmerged(found)
+    if len(found.thead.find_all("tr")) == 2 and not any(map(all, zip(header, rest[0], strict=True))):
+        header = [name or index for name, index in zip(header, rest.pop(0), strict=True)]  # names of the index have a row
     return table(header, rest)
+
+
+def unmerged(found: Tag) -> list[list[str]]:
+    """The rows of a table; a cell over several rows or columns has its text in the first, and the others are empty."""
+    rows: list[list[str]] = []
+    taken: Counter[int] = Counter()  # by column, how many of the next rows a cell above reaches into
+    for line in found.find_all("tr"):
+        row: list[str] = []
+        cells = iter(line.find_all(["td", "th"]))
+        while True:
+            if taken[len(row)]:
+                taken[len(row)] -= 1
+                row.append("")
+            elif cell := next(cells, None):
+                for text in [cell.get_text(strip=True)] + [""] * (int(cell.get("colspan", 1)) - 1):
+                    taken[len(row)] = int(cell.get("rowspan", 1)) - 1
+                    row.append(text)
+            else:
+                break
+        rows.append(row)
+    return rows
 
 
 def raw(latex: str) -> nodes.raw:

@@ -76,6 +76,17 @@ def test_every_figure_has_a_caption_an_alternative_text_a_reference_and_an_opaqu
             assert alpha == (255, 255), "a reader in dark mode sees black on black"
 
 
+def test_every_data_frame_can_be_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "_ext")
+    latex_book = pytest.importorskip("latex_book")
+    outputs = [output.get("data", {}) for path in NOTEBOOKS for cell in code_cells(path) for output in cell.outputs]
+    frames = [html for html in (data.get("text/html", "") for data in outputs) if "<table" in html]
+    assert any("rowspan" in html for html in frames)
+    for html in frames:
+        widths = {len(row.children) for row in latex_book.data_frame(html).findall(latex_book.nodes.row)}
+        assert len(widths) == 1, html
+
+
 @pytest.mark.parametrize("number", range(1, 6))
 def test_every_equation_of_the_note_is_labelled_with_its_own_number(number: int) -> None:
     text = "\n".join(path.read_text(encoding="utf-8") for path in SOURCES)

@@ -6,52 +6,17 @@ integration set REGNET_REQUIRE_PAGES=1, and it fails instead.
 
 from __future__ import annotations
 
-import functools
-import http.server
 import re
-import threading
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from pages import listed_files
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from pages import CHAPTER, CLAIMS, PHONE, TABLET, WIDE, listed_files, open_page
+from playwright.sync_api import Page, expect
 
-QUIET = ["--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-quic"]
-WIDE, TABLET, PHONE = {"width": 1400, "height": 900}, {"width": 1100, "height": 900}, {"width": 390, "height": 844}
 PAGES = [*(str(Path(file).with_suffix(".html")) for file in listed_files()), "genindex.html", "search.html"]
-CHAPTER, CLAIMS = "book/05_finite_differences.html", "book/claims.html"
-
-
-@pytest.fixture(scope="session")
-def address(built: Path) -> Iterator[str]:
-    """The book on a port of this machine."""
-
-    class Silent(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Silent, directory=str(built))) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/"
-        server.shutdown()
-
-
-@pytest.fixture(scope="session")
-def browser(built: Path, chromium: str) -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=QUIET)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
-    with browser.new_context(viewport=WIDE, color_scheme="light") as context:
-        yield context.new_page()
 
 
 # Formulas without a typeset twin, errors of MathJax, and dollar signs or backslashes that are still there to be read.
@@ -94,15 +59,6 @@ PRINTED = """() => {
     window.dispatchEvent(new Event('afterprint'));
     return [...empty, ...closed].map(e => e.textContent.trim().slice(0, 60));
 }"""
-
-
-def open_page(page: Page, url: str) -> None:
-    page.goto(url, wait_until="load")
-    page.wait_for_function("() => !window.MathJax || (MathJax.startup && MathJax.startup.promise)")
-    page.evaluate("async () => { if (window.MathJax) await MathJax.startup.promise; await document.fonts.ready; }")
-    # Pictures load when they are scrolled to.
-    page.evaluate("""async () => { for (const e of document.images) e.loading = 'eager';
-        await Promise.all([...document.images].map(e => e.decode().catch(() => null))); }""")
 
 
 # The glyphs of formulas and the words of code, which axe-core looks at for minutes; one block of code shows its colours.
@@ -187,9 +143,10 @@ def test_the_page_contents_open_and_lead_to_a_section(page: Page, address: str, 
     expect(contents).to_be_visible(visible=not over)
 
 
-def test_no_page_of_a_printed_chapter_is_blank(page: Page, address: str) -> None:
+@pytest.mark.parametrize("name", [CHAPTER, CLAIMS, "book/api.html"])
+def test_no_printed_page_is_blank(page: Page, address: str, name: str) -> None:
     page.emulate_media(color_scheme="dark")
-    open_page(page, address + CHAPTER)
+    open_page(page, address + name)
     pdf = page.pdf(format="A4")
     sheets = re.findall(rb"/Type /Page\n.*?/Contents (\d+) 0 R", pdf, re.S)
     assert len(sheets) > 5
@@ -204,111 +161,6 @@ def test_no_page_of_a_printed_chapter_is_blank(page: Page, address: str) -> None
 def test_the_address_alone_leads_to_the_landing_page(page: Page, address: str) -> None:
     page.goto(address)
     page.wait_for_url(f"{address}book/index.html")
-
-
-@pytest.mark.parametrize("served", [True, False], ids=["served", "from a folder"])
-@pytest.mark.parametrize(
-    ("query", "anchor"),
-    [
-        ("quickstart", "book/use_it.html#sixty-seconds-from-an-anndata-and-a-network-to-a-column-in-var"),
-        ("install", "book/use_it.html#install"),
-        ("installing", "book/use_it.html#install"),
-        ("secant weight", "book/glossary.html#term-secant-weight"),
-        ("prior_variance", "book/api.html#regnet.prior_variance"),
-        ("tau", "book/notation.html#"),
-    ],
-)
-def test_the_search_leads_to_the_section(
-    page: Page, address: str, built: Path, served: bool, query: str, anchor: str
-) -> None:
-    page.goto(f"{address if served else built.as_uri() + '/'}search.html?q={query}")
-    found = page.locator(f"#search-results li a[href^='{anchor}']").first
-    expect(found).to_be_visible(timeout=10_000)
-    texts = page.locator("#search-results li").all_inner_texts()
-    assert not [text for text in texts if re.search(r"\\[a-z(\[]+|\$.*\$", text)], "TeX in the results"
-    found.click()
-    page.wait_for_url(f"**/{anchor}*")
-    place = page.locator(f"[id='{page.evaluate('decodeURIComponent(location.hash.slice(1))')}']")
-    expect(place).to_be_in_viewport(timeout=10_000)
-
-
-# Formulas that stick out of their cell, and boxes around a table that scroll although all of it should fit.
-CLIPPED = """() => {
-    const out = (e, box) => e.getBoundingClientRect().right > box.getBoundingClientRect().right + 1;
-    const formulas = [...document.querySelectorAll('table.claims mjx-math')].filter(e => out(e, e.closest('td')));
-    const boxes = [...document.querySelectorAll('.pst-scrollable-table-container:has(table.claims)')]
-        .filter(e => e.scrollWidth > e.clientWidth || e.scrollHeight > e.clientHeight);
-    return [...formulas, ...boxes].map(e => e.textContent.trim().slice(0, 60));
-}"""
-
-
-def test_no_formula_in_the_table_of_claims_is_clipped(page: Page, address: str) -> None:
-    open_page(page, address + CLAIMS)
-    assert page.locator("table.claims mjx-math").count() > 50
-    for width in (1400, 1100, 992, 801, 700, 390, 320):
-        page.set_viewport_size({"width": width, "height": 844})
-        assert not page.evaluate(CLIPPED), width
-    page.set_viewport_size({"width": 700, "height": 844})
-    page.emulate_media(media="print")
-    assert not page.evaluate(CLIPPED), "on paper"
-
-
-@pytest.mark.parametrize("size", [WIDE, PHONE], ids=["wide", "phone"])
-def test_the_claims_can_be_filtered_and_sorted(page: Page, address: str, size: Any) -> None:
-    page.set_viewport_size(size)
-    open_page(page, address + CLAIMS)
-    table, bar = page.locator("table.claims").first, page.locator(".claims-bar").first
-    rows = table.locator("tbody tr:visible")
-    total = rows.count()
-    bar.get_by_role("combobox").select_option("holds in part")
-    assert 0 < rows.count() < total
-    assert {cell.strip() for cell in rows.locator("td:nth-child(2)").all_inner_texts()} == {"holds in part"}
-    expect(bar.get_by_role("status")).to_have_text(f"{rows.count()} of {total} rows")
-    bar.get_by_role("combobox").select_option("every verdict")
-    bar.get_by_role("searchbox").press_sequentially("robbins")
-    assert rows.count() == 1
-    bar.get_by_role("searchbox").fill("")
-    assert rows.count() == total
-    chapters = rows.locator("td:last-child a.reference")
-    before = chapters.all_inner_texts()
-    heading = table.get_by_role("button", name="Chapter")
-    heading.focus()
-    page.keyboard.press("Enter")
-    ascending = chapters.all_inner_texts()
-    assert ascending == sorted(before, key=lambda name: (not name.isdigit(), int(name) if name.isdigit() else 0, name))
-    heading.click()
-    assert chapters.first.inner_text() == ascending[-1]
-    heading.click()
-    assert chapters.all_inner_texts() == before
-
-
-def test_every_claim_has_an_anchor_and_leads_to_its_verdict(page: Page, address: str) -> None:
-    open_page(page, address + CLAIMS)
-    rows = page.locator("table.claims tbody tr")
-    anchors = rows.evaluate_all("rows => rows.map(row => row.querySelector('[id^=claim-]').id)")
-    assert len(set(anchors)) == len(anchors) == rows.count() > 60
-    assert page.locator("table.claims").first.locator("tr[class*=verdict-]").count() == sum(
-        "verdict" in name for name in anchors
-    )
-    row = rows.nth(20)
-    row.hover()
-    row.get_by_role("link", name="Link to this row").click()
-    assert page.url.endswith(f"#{anchors[20]}")
-    verdict = row.locator("td:nth-child(2)").inner_text()
-    row.locator("td:last-child a.reference").click()
-    page.wait_for_url(f"**/book/*#{anchors[20].removeprefix('claim-')}")
-    place = page.locator(f"tr:has([id='{anchors[20].removeprefix('claim-')}'])")
-    expect(place).to_be_in_viewport(timeout=10_000)
-    assert place.locator("td:nth-child(2)").inner_text() == verdict
-
-
-def test_without_javascript_the_claims_are_a_table(browser: Browser, address: str) -> None:
-    with browser.new_context(viewport=WIDE, java_script_enabled=False) as context:
-        page = context.new_page()
-        page.goto(address + CLAIMS)
-        assert page.locator("table.claims tbody tr").count() > 60
-        expect(page.locator("table.claims thead").first).to_have_text(re.compile("Verdict"))
-        assert page.locator(".claims-bar").count() == 0
 
 
 def test_no_heading_is_parted_from_its_text_on_paper(page: Page, address: str) -> None:
