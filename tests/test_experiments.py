@@ -8,9 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[1]
 SWEEP = runpy.run_path(str(ROOT / "experiments/trends.py"))
+LAYERS = runpy.run_path(str(ROOT / "experiments/posterior_mean.py"))
 
 
 @pytest.fixture(scope="module")
@@ -77,3 +79,40 @@ def test_contrasts_of_layers_without_any_trend_are_near_zero_and_a_shift_is_foun
     ]
     width = (found["specific"]["high"] - found["specific"]["low"]).to_numpy()
     np.testing.assert_allclose(width, 2 * 2.02 * error, rtol=0.25)
+
+
+@pytest.fixture(scope="module")
+def of_layers():
+    return json.loads((ROOT / "book/results/posterior_mean.json").read_text(encoding="utf-8"))["data"]
+
+
+@pytest.mark.slow
+def test_one_cell_of_the_other_first_layers_comes_out_again(real_file, of_layers):
+    """Within what the seeds vary, since another processor rounds hundreds of float32 epochs otherwise."""
+    real_file("mDC/specific/network.csv")
+    record = LAYERS["cell"]("mdc-specific", "constant", 0)
+    (stored,) = (data["rows"]["constant"] for data in of_layers if data["data"] == "mdc-specific")
+    assert abs(record["metrics"]["auprc"] - stored["auprc"][0]) < 0.03
+    assert record["error"] < 1e-6 and record["median"] == pytest.approx(0.5)
+
+
+def test_the_rows_of_the_first_layers_are_paired_and_the_notes_are_those_of_the_sweep(result, of_layers):
+    assert [data["data"] for data in of_layers] == [data["data"] for data in result["data"]]
+    for data, sweep in zip(of_layers, result["data"], strict=True):
+        assert list(data["rows"]) == LAYERS["rows_of"](data["data"])
+        assert {len(values) for scores in data["rows"].values() for values in scores.values()} == {data["seeds"]}
+        assert data["rows"]["mlp"]["auprc"] == sweep["scores_trained"]["auprc"][: data["seeds"]]
+
+
+def test_every_row_has_the_weights_that_it_names():
+    bayes = np.array([np.nan, 0.2, 0.4, 0.9])
+    weights = {
+        row: LAYERS["weight_of"](row, torch.from_numpy(bayes), seed=3) for row in LAYERS["ROWS"].values() if row != "mlp"
+    }
+    assert (weights.pop("learned"), weights.pop("one")) == ("learned", 1.0)
+    assert all(weight[0].isnan() for weight in weights.values())
+    known = {row: weight[1:].tolist() for row, weight in weights.items()}
+    assert known["counts"] == [0.2, 0.4, 0.9] == sorted(known["permuted"]) != known["permuted"]
+    np.testing.assert_allclose(known["complement"], [0.8, 0.6, 0.1])
+    np.testing.assert_allclose(known["constant"], 0.5)
+    assert LAYERS["weight_of"]("constant", None, 0) == 0.5
