@@ -1,4 +1,4 @@
-"""95 % intervals over seeds, over genes and over both, and what they decide; chapter 17 measures their coverage."""
+"""95 % intervals over seeds, over genes and over both, and what they decide; appendix C measures their coverage."""
 
 from __future__ import annotations
 
