@@ -124,7 +124,7 @@ def read_layer(layer: Layer, x: Tensor) -> LayerWeights:
     """
     as_function(layer := unwrapped(layer))  # raises for what is no g(x, m)
     check_parameters(layer, x)
-    second, shares = None, x.new_ones(2, 1)
+    second, shares = None, torch.ones(2, 1, dtype=x.dtype, device=x.device)
     linear = (Linear.forward, PygLinear.forward)
     if (
         isinstance(layer, SAGEConv)
