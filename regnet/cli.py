@@ -176,10 +176,10 @@ def pretrain(
     target_col: TargetCol = None,
     min_weight: MinWeight = None,
     tfs: Tfs = None,
-    seed: Annotated[int, typer.Option(metavar="N", help="Of split, weights and negatives.")] = 0,
-    epochs: Annotated[int, typer.Option(metavar="N", min=1, help="The most passes over the graph.")] = 2000,
-    aggregator: Annotated[str, typer.Option(metavar="NAME", help="mlp (the note's) or posterior-mean.")] = "mlp",
-    weights: Annotated[str | None, _option(metavar="WHAT", help="Of posterior-mean: counts, learned or a FILE.")] = None,
+    seed: Annotated[int, _option(metavar="N", help="Of split, weights and negatives, 0.")] = 0,
+    epochs: Annotated[int, _option(metavar="N", min=1, help="The most passes over the graph, 2000.")] = 2000,
+    aggregator: Annotated[str, _option(metavar="NAME", help="posterior-mean, else mlp, the note's.")] = "mlp",
+    weights: Annotated[str | None, _option(metavar="WHAT", help="For the former: counts, learned or FILE.")] = None,
     accelerator: Annotated[str, typer.Option(metavar="NAME", help="cpu, gpu or auto.")] = "cpu",
     controls: Controls = 100,
     out: Annotated[Path | None, _option(metavar="DIR", help="Else pretrain_outputs/NAME/pretrain.")] = None,
@@ -188,8 +188,7 @@ def pretrain(
 ) -> None:
     """Train RegNet on NAME, or on --expression and --edges, until it predicts hidden edges no better.
 
-    Writes the model, its metrics, shrinkage.csv and four figures. With --aggregator posterior-mean the first layer is Bayes'
-    rule, with the weights that --weights says.
+    Writes the model, its metrics, shrinkage.csv and four figures.
 
     Example: regnet pretrain pbmc68k
     """
