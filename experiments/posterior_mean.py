@@ -3,9 +3,9 @@
 Every cell is one training, as `regnet.pretrain` does it in float32, to the end, on the split of its seed, so that the rows
 are paired: the note's aggregator, and a posterior mean with Bayes' weights of the counts behind the training graph, with
 one constant (their mean; one half where there are no counts), with Bayes' weights dealt to other genes, with 1 (the gene
-alone), with the complement that section 6 of the note prints, and with weights that are learned with the edges. Thirty
-seeds on both sets of real counts, five on every network, of which no counts are known. The rows of the note's aggregator
-are those of `experiments/trends.py`.
+alone), with the complement that section 6 of the note prints, with weights that are learned with the edges, and with one
+constant as low as the complement is on average. Thirty seeds on both sets of real counts, five on every network, of which
+no counts are known. The rows of the note's aggregator are those of `experiments/trends.py`.
 
     python experiments/posterior_mean.py               # everything, into book/results/posterior_mean.json
     python experiments/posterior_mean.py --seeds 5
@@ -44,6 +44,7 @@ ROWS = {
     "the gene alone": "one",
     "the note's section 6": "complement",
     "learned weights": "learned",
+    "one constant, as low as the complement": "low",
 }
 WITHOUT_COUNTS = ("mlp", "constant", "one", "learned")
 
@@ -65,9 +66,9 @@ def weight_of(row: str, bayes: torch.Tensor | None, seed: int) -> torch.Tensor |
     known = bayes[~bayes.isnan()]
     if row == "permuted":
         known = known[torch.randperm(len(known), generator=torch.Generator().manual_seed(seed))]
-    changed = {"counts": known, "permuted": known, "constant": known.mean(), "complement": 1 - known}[row]
+    rows = {"counts": known, "permuted": known, "constant": known.mean(), "complement": 1 - known, "low": 1 - known.mean()}
     weight = torch.full_like(bayes, torch.nan)
-    weight[~bayes.isnan()] = changed
+    weight[~bayes.isnan()] = rows[row]
     return weight
 
 
@@ -117,7 +118,7 @@ def main() -> int:
         print(f"commit these first, so that the result can name its commit:\n{changed}", file=sys.stderr)
         return 1
     most = arguments.seeds or 30
-    files = [ROOT / f"regnet/{name}.py" for name in TRAINING]
+    files = [Path(__file__), *(ROOT / f"regnet/{name}.py" for name in TRAINING)]
     scratch = ROOT / "_build/posterior_mean" / hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
     jobs = [
         (name, row, seed)

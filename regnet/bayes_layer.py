@@ -11,7 +11,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 from torch.nn import Linear, Module, Parameter, ReLU, Sequential
+from torch_geometric.nn import Linear as PygLinear
 from torch_geometric.nn import MessagePassing
+from torch_geometric.utils import degree, is_sparse, to_edge_index
 
 from regnet.bayes import posterior_weight, prior_variance
 from regnet.checks import check_edge_index
@@ -34,7 +36,8 @@ class Shrinkage(Module):
                 raise ValueError(f'weight must be "learned", a number or a tensor; got {weight!r}')
             given = None
         else:
-            precise = weight.dtype if isinstance(weight, Tensor) and weight.is_floating_point() else torch.float64
+            floating = isinstance(weight, Tensor) and weight.is_floating_point()
+            precise = weight.dtype if floating else torch.get_default_dtype()  # type: ignore[union-attr]
             given = torch.as_tensor(weight, dtype=precise).detach().nan_to_num(nan=1.0)
             if given.dim() > 1 or not bool(((given >= 0) & (given <= 1)).all()):
                 got = f"shape {tuple(given.shape)}" if given.dim() > 1 else f"{given.min():.4g} to {given.max():.4g}"
@@ -57,8 +60,8 @@ class Shrinkage(Module):
     def shares(self, x: Tensor) -> Tensor:
         """What the nodes and the means of their neighbours count for, w and 1 - w, (2, nodes or 1), in the dtype of x."""
         weight = self.weight.to(x.dtype).reshape(-1)
-        if self.weight.dim() and len(weight) != len(x):
-            raise ValueError(f"the layer has weights of {len(weight)} nodes; got features of {len(x)}")
+        if self.weight.dim() and len(weight) != x.size(-2):
+            raise ValueError(f"the layer has weights of {len(weight)} nodes; got features of {x.size(-2)}")
         return torch.stack([weight, 1 - weight])
 
     def forward(self, x: Tensor, m: Tensor, has_neighbors: Tensor | None = None) -> Tensor:
@@ -109,10 +112,11 @@ class PosteriorMeanConv(MessagePassing):  # type: ignore[misc]
         \tfrac{1}{|\mathcal{N}(i)|}\textstyle\sum_{j \in \mathcal{N}(i)} \mathbf{x}_j\bigr) + \mathbf{b}
 
     Its effective weight is :math:`w_i`; a node without neighbours keeps its own features (:math:`w_i = 1`). With one matrix
-    where ``SAGEConv`` has two it has half the parameters.
+    where ``SAGEConv`` has two it has half the parameters. Edge weights, also those of a sparse adjacency, are not used, and
+    ``torch.jit.script`` is not supported.
 
     Args:
-        in_channels: size of the features, of both node sets in a bipartite graph.
+        in_channels: size of the features, of both node sets in a bipartite graph; -1 to take it from the first call.
         out_channels: size of the output.
         weight: :math:`w_i` in [0, 1]: one number or one a (target) node; NaN becomes 1. Or ``"learned"``, from one half on.
         num_nodes: with ``"learned"``, one weight for each of so many nodes, which then must be the same in every graph; by
@@ -135,7 +139,7 @@ class PosteriorMeanConv(MessagePassing):  # type: ignore[misc]
 
     def __init__(
         self,
-        in_channels: int,
+        in_channels: int | tuple[int, int],
         out_channels: int,
         weight: Weight = "learned",
         num_nodes: int | None = None,
@@ -143,9 +147,13 @@ class PosteriorMeanConv(MessagePassing):  # type: ignore[misc]
         **kwargs: Any,
     ) -> None:
         super().__init__(aggr="mean", **kwargs)
+        if isinstance(in_channels, tuple):
+            if len(set(in_channels)) > 1:
+                raise ValueError(f"source and target nodes must have one number of features, to be mixed; got {in_channels}")
+            in_channels = in_channels[0]
         self.in_channels, self.out_channels = in_channels, out_channels
         self.shrinkage = Shrinkage(weight, num_nodes)
-        self.lin = Linear(in_channels, out_channels, bias=bias)
+        self.lin = PygLinear(in_channels, out_channels, bias=bias)
 
     def reset_parameters(self) -> None:
         """Draw the parameters anew; given weights stay."""
@@ -157,9 +165,11 @@ class PosteriorMeanConv(MessagePassing):  # type: ignore[misc]
         pair = (x, x) if isinstance(x, Tensor) else x
         if pair[1] is None:
             raise ValueError("x must be one tensor or (x_source, x_target); a posterior mean needs both, got None")
-        ones = tuple(part.new_ones(part.size(0), 1) for part in pair)
         m = self.propagate(edge_index, x=pair, size=size)
-        has_neighbors = self.propagate(edge_index, x=ones, size=size).squeeze(1) > 0  # whose mean would be 0, not 1
+        targets = edge_index[1 if self.flow == "source_to_target" else 0] if not is_sparse(edge_index) else None
+        if targets is None:  # rows of a transposed adjacency
+            targets = to_edge_index(edge_index)[0][0] if isinstance(edge_index, Tensor) else edge_index.storage.row()
+        has_neighbors = degree(targets, pair[1].size(self.node_dim)) > 0
         h: Tensor = self.lin(self.shrinkage(pair[1], m, has_neighbors))
         return h
 
@@ -189,7 +199,7 @@ def bayes_weight(counts: Tensor, edge_index: Tensor, per_count: Tensor | None = 
 
     Returns:
         Shape (genes,), float64, in [0, 1]; NaN for genes without regulators, which have no prior mean, and for genes of
-        which nothing was counted and whose regulators have none either. In a layer NaN becomes 1.
+        which nothing was counted, whose noise is unknown. In a layer NaN becomes 1.
 
     Raises:
         TypeError, ValueError: see :func:`regnet.split_counts` for ``counts``, :func:`regnet.in_degree` for ``edge_index``;
@@ -203,10 +213,11 @@ def bayes_weight(counts: Tensor, edge_index: Tensor, per_count: Tensor | None = 
     tensor([0.8900, 0.9900,    nan], dtype=torch.float64)
     """
     check_edge_index(edge_index, len(counts))
+    counts, edge_index = counts.cpu(), edge_index.cpu()
     noise_var = log_noise_variance(counts, per_count)
     x = log_expression(counts, per_count)
     m = neighbor_mean(x, edge_index)
     prior_var = prior_variance(x, m, noise_var)
-    known = (in_degree(edge_index, len(x)) > 0) & (noise_var + prior_var > 0)
+    known = (in_degree(edge_index, len(x)) > 0) & (noise_var > 0)
     weight = posterior_weight(noise_var, prior_var.where(known, 1.0))
     return weight.where(known, torch.nan)

@@ -70,7 +70,8 @@ def load_layers(path: str | Path, name: str | None = None) -> tuple[list[Module]
         raise ValueError(f"{path}: expected one layer called {start.rstrip('.')!r} (--layer-name); it holds {holds}")
     own = re.fullmatch(r"(.*graphsage\.layers\.)(\d+)(\.agg\.)", found[0])
     chain = [f"{own[1]}{number}{own[3]}" for number in range(int(own[2]) + 1)] if own else found
-    own_weights = [w for key, w in weights.items() if key.startswith(tuple(chain)) and "num_batches_tracked" not in key]
+    skipped = ("num_batches_tracked", "shrinkage.given")  # counts, and weights of genes, which are converted
+    own_weights = [w for key, w in weights.items() if key.startswith(tuple(chain)) and not key.endswith(skipped)]
     kinds = {str(w.dtype) if w.layout == torch.strided and not w.is_meta else "no dense numbers" for w in own_weights}
     if kinds not in ({"torch.float32"}, {"torch.float64"}):
         got = " and ".join(sorted(kinds))
@@ -80,7 +81,11 @@ def load_layers(path: str | Path, name: str | None = None) -> tuple[list[Module]
     except (ValueError, RuntimeError) as error:
         raise ValueError(f"{path}: {found[0].rstrip('.')!r} is not supported: {' '.join(str(error).split())}") from None
     taken = f"{found[0].rstrip('.')!r} is taken for {' '.join(str(layers[0]).split())}"
-    return layers, [] if own else [f"{taken}, which the names of its weights do not tell"]
+    notices = [] if own else [f"{taken}, which the names of its weights do not tell"]
+    shrinkages = [layer.shrinkage.weight for layer in layers if isinstance(layer, PosteriorMeanAggregator)]
+    if any(weight.dim() for weight in shrinkages):
+        notices.append(f"the layer has one weight for each of {len(shrinkages[0])} genes, which must come in the same order")
+    return layers, notices
 
 
 def _tensors(content: Any, before: str = "", depth: int = 4) -> Iterator[tuple[str, Tensor]]:
@@ -110,7 +115,7 @@ def _build(weights: dict[str, Tensor], start: str) -> Module:
             raise ValueError(f"expected Linear, Linear -> ReLU -> Linear or SAGEConv; got {some(list(parts)) or 'nothing'}")
     layer.load_state_dict(parts, assign=True)
     if given is not None or logit is not None:
-        posterior = PosteriorMeanAggregator(1, 1, "learned" if given is None else given)
+        posterior = PosteriorMeanAggregator(1, 1, "learned" if given is None else given.to(parts["0.weight"].dtype))
         posterior.add_module("mlp", layer)
         if logit is not None:
             posterior.shrinkage.logit = Parameter(logit)

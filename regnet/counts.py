@@ -122,11 +122,11 @@ def mean_over_rates(
         laws: into how many groups the cells are cut by their depth :math:`1/u_s`, each with a gamma distribution of its own.
         varying: or a constant rate.
     """
-    whole = _whole(counts)
+    whole = _whole(counts).cpu()
     worth, total = _worth(whole, per_count), torch.zeros(len(whole), dtype=torch.float64)
     cells = np.flatnonzero(worth)  # none is known of a cell without counts, in which x is 0
     depth, molecules = 1 / worth.numpy()[cells], whole.numpy()[:, cells]
-    for group in np.array_split(depth.argsort(kind="stable"), laws):
+    for group in filter(len, np.array_split(depth.argsort(kind="stable"), laws)):
         mean = molecules[:, group].sum(axis=1) / depth[group].sum()
         expected = np.outer(mean, depth[group])
         excess = ((molecules[:, group] - expected) ** 2 - expected).sum(axis=1) / (expected**2).sum(axis=1).clip(1e-300)
@@ -139,7 +139,7 @@ def mean_over_rates(
 def _variance_by_rate(depth: np.ndarray, exact_to: float = 50) -> tuple[np.ndarray, np.ndarray]:
     """Rates, and the variance of log(1 + c / depth) averaged over cells, c being a Poisson count of mean rate x depth."""
     some = np.sort(depth)[np.linspace(0, len(depth) - 1, min(len(depth), 200)).round().astype(int)]
-    rates = np.concatenate([[0.0], np.geomspace(1e-4, 1e3, 71) / np.median(depth)])
+    rates = np.concatenate([[0.0], np.geomspace(1e-4, 1e6, 101) / np.median(depth)])
     mean = np.outer(rates, some)
     number = np.arange(int(exact_to + 12 * exact_to**0.5) + 30)
     small = mean.clip(max=exact_to)[..., None]
@@ -156,7 +156,7 @@ def _worth(whole: Tensor, per_count: Tensor | None) -> Tensor:
     if whole.dim() != 2:
         raise ValueError(f"counts must be (genes, cells); got shape {tuple(whole.shape)}")
     depth = whole.sum(dim=0)
-    worth = torch.as_tensor(1e4 / depth if per_count is None else per_count, dtype=torch.float64)
+    worth = torch.as_tensor(1e4 / depth if per_count is None else per_count, dtype=torch.float64, device=depth.device)
     if worth.shape != depth.shape or not bool(((worth > 0) & (worth.isfinite() | (depth == 0))).all()):
         got = f"shape {tuple(worth.shape)}" if worth.shape != depth.shape else f"{worth.amin():.4g} to {worth.amax():.4g}"
         raise ValueError(f"per_count must be one positive number for each of {len(depth)} cells; got {got}")

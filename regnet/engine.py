@@ -14,10 +14,20 @@ import torch
 from torch import Tensor
 from torch_geometric.utils import segment
 
+from regnet.bayes_layer import PosteriorMeanAggregator, PosteriorMeanConv
 from regnet.checks import check_device, check_edge_index, check_finite, check_matrix
 from regnet.convolution import along_edges, check_edge_features, gcn_shares, is_gcn, read_gcn, through_layer
 from regnet.graph import Adjacency, pick_rows
-from regnet.layers import Layer, LayerWeights, UnreadableLayerError, as_function, evaluation_mode, is_convolution, read_layer
+from regnet.layers import (
+    Layer,
+    LayerWeights,
+    UnreadableLayerError,
+    as_function,
+    evaluation_mode,
+    is_convolution,
+    read_layer,
+    unwrapped,
+)
 from regnet.shrinkage import Sensitivities, announced, direction, jvp_along, lengths, norms, undefined_at
 
 if TYPE_CHECKING:
@@ -114,10 +124,14 @@ def effective_weight_on_graph(layer: Layer, x: Tensor | Array, edge_index: Tenso
 
 
 def output_on_graph(layer: Layer, x: Tensor | Array, edge_index: Tensor) -> Tensor:
-    """``g(x, m)`` of a layer that can be read, (genes, outputs), by the same products; m = 0 without regulators."""
+    """A layer that can be read, on a graph, (genes, outputs), by the same products. Without regulators m is 0, and a
+    posterior mean is x."""
     matrix, graph = _open(layer, x, edge_index)
     with torch.no_grad(), evaluation_mode(layer):
         weights = read_layer(layer, matrix.like)
+        if isinstance(unwrapped(layer), (PosteriorMeanAggregator, PosteriorMeanConv)):
+            own = weights.shares[:1].expand(1, len(graph.in_degree())).masked_fill(graph.in_degree() == 0, 1)
+            weights = replace(weights, shares=torch.cat([own, 1 - own]))
         to_self, to_neighbor = matrix.products(weights)[0].chunk(2, dim=1)
         z = weights.add(to_self, graph.mean(to_neighbor.contiguous()))
         return weights.out(weights.mask(z) * z) + weights.bias_out

@@ -222,7 +222,7 @@ def _linears(layer: Layer) -> tuple[Linear, Linear | None]:
     """The Linear before the ReLU and, where there is a ReLU, the one behind it."""
     inner = {MLPAggregator: "mlp", PosteriorMeanAggregator: "mlp", PosteriorMeanConv: "lin"}.get(type(layer))
     parts = list(_chain(getattr(layer, inner) if inner else layer))
-    kinds = [type(part) for part in parts]
+    kinds = [Linear if type(part) is PygLinear and inner == "lin" else type(part) for part in parts]
     if kinds not in ([Linear], [Linear, ReLU, Linear]) or has_hooks(layer):  # type: ignore[arg-type]
         raise UnreadableLayerError(
             f"unsupported layer {type(layer).__name__} ({' -> '.join(kind.__name__ for kind in kinds)}): "

@@ -112,6 +112,8 @@ def pretrain(
     device = _device(accelerator)
     split = _check_and_split(data, seed, max_epochs, patience, disjoint_train_ratio)
     layer: dict[str, Any] = {"aggregator": aggregator}
+    if not isinstance(weight, Tensor | float | int | str | None):
+        weight = torch.as_tensor(weight)
     if weight is not None:
         layer |= {"weight": _weight(weight, data, split.train_edges), "num_genes": len(data.x)}
     if resume and checkpoint is None:

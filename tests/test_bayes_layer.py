@@ -14,7 +14,9 @@ from torch_geometric.nn import SAGEConv
 import regnet
 from regnet import PosteriorMeanAggregator, PosteriorMeanConv, RegNet, bayes_weight, neighbor_mean
 from regnet.bayes_layer import Shrinkage
+from regnet.checkpoint import load_layers
 from regnet.counts import log_noise_variance
+from regnet.engine import output_on_graph
 
 
 @pytest.fixture
@@ -69,7 +71,7 @@ def test_blocks_of_a_matrix_on_disk_give_the_same(graph):
 
 
 def test_the_affine_map_and_the_kinks_of_the_layer(normal):
-    layer, x, m = PosteriorMeanAggregator(5, 4, 0.3).double(), normal(7, 5), normal(7, 5)
+    layer, x, m = PosteriorMeanAggregator(5, 4, torch.tensor(0.3, dtype=torch.float64)).double(), normal(7, 5), normal(7, 5)
     A, B, b = regnet.local_affine(layer, x[0], m[0])
     close(A @ x[0] + B @ m[0] + b, layer(x, m)[0])
     close(B, A * 0.7 / 0.3)
@@ -125,6 +127,20 @@ def test_two_node_sets_of_a_bipartite_graph(normal):
         conv((sources, None), edge_index)
     with pytest.raises(ValueError, match="weights of 3 nodes; got features of 4"):
         conv(sources, edge_index)
+
+
+def test_lazy_channels_and_static_graphs(graph):
+    x, edge_index, w = graph
+    lazy = PosteriorMeanConv((-1, -1), 3, w).double()
+    out = lazy(x, edge_index)
+    assert lazy.lin.weight.shape == (3, 5)
+    close(lazy(torch.stack([x, 2 * x]), edge_index)[0], out)
+    close(
+        regnet.effective_weight_on_graph(lazy, x, edge_index),
+        regnet.effective_weight_on_graph(PosteriorMeanConv(5, 3, w).double(), x, edge_index),
+    )
+    with pytest.raises(ValueError, match="one number of features"):
+        PosteriorMeanConv((5, 4), 3)
 
 
 @pytest.mark.parametrize("num_nodes", [None, 12])
@@ -222,6 +238,21 @@ def test_weights_of_the_counts_behind_x_use_the_training_edges_alone(tiny_data):
     assert (expected > 0).sum() > 10 and trained.settings["weight"] == "counts"
 
 
+def test_the_second_layer_is_read_from_what_the_first_one_gives(normal, tmp_path):
+    model = RegNet(5, 8, 4, aggregator="posterior-mean", weight=0.25).eval()
+    x, edge_index = normal(4, 5).float(), torch.tensor([[0, 3], [1, 1]])
+    torch.testing.assert_close(
+        output_on_graph(model.graphsage.layers[0].agg, x, edge_index), model.graphsage.layers[0](x, edge_index)
+    )
+    torch.save(model.state_dict(), tmp_path / "model.pth")
+    layers, notices = load_layers(tmp_path / "model.pth", "graphsage.layers.1.agg")
+    assert notices == [] and len(layers) == 2
+    torch.testing.assert_close(layers[0](x, x), model.graphsage.layers[0].agg(x, x))
+    model = RegNet(5, 8, 4, aggregator="posterior-mean", weight=torch.rand(4, dtype=torch.float64))
+    torch.save(model.state_dict(), tmp_path / "model.pth")
+    assert "4 genes, which must come in the same order" in load_layers(tmp_path / "model.pth")[1][0]
+
+
 def test_edges_train_the_learned_weights(tiny_data):
     trained = regnet.pretrain(tiny_data, aggregator="posterior-mean", weight="learned", max_epochs=8)
     weight = trained.model.graphsage.layers[0].agg.shrinkage.weight
@@ -282,6 +313,16 @@ def test_the_noise_of_many_molecules_is_where_the_expansion_takes_over():
     assert abs(log_noise_variance(counts, per_count, laws=1).item() / draws.var().item() - 1) < 0.03
 
 
+def test_beyond_the_grid_of_the_model_the_noise_goes_on_falling():
+    counts = torch.full((1, 4000), 1e4) + torch.tensor([-100.0, 100.0]).repeat(2000)
+    assert log_noise_variance(counts, torch.full((4000,), 5.0), laws=1).item() == pytest.approx(1e-4, rel=0.05)
+
+
+def test_nothing_counted_is_nan():
+    assert bayes_weight(torch.zeros(3, 2), torch.tensor([[0], [1]])).isnan().all()
+    assert bayes_weight(torch.tensor([[3], [4]]), torch.tensor([[0], [1]])).isnan().tolist() == [True, False]
+
+
 def test_bayes_weight_is_eq_1_of_the_model_and_the_residual(counted):
     torch.manual_seed(2)
     rates, depth = counted
@@ -291,7 +332,7 @@ def test_bayes_weight_is_eq_1_of_the_model_and_the_residual(counted):
     noise = log_noise_variance(counts, 1e4 / depth.double())
     excess = ((x - neighbor_mean(x, edge_index)) ** 2).mean(dim=1) - noise
     weight = bayes_weight(counts, edge_index, 1e4 / depth.double())
-    assert weight.isnan().nonzero().flatten().tolist() == [0, 5]  # no regulator; nothing counted, of it or its regulator
+    assert weight.isnan().nonzero().flatten().tolist() == [0, 4, 5]  # no regulator; nothing counted
     known = ~weight.isnan()
     close(weight[known], (excess / (noise + excess)).clamp(min=0)[known])
     assert weight.dtype == torch.float64

@@ -115,4 +115,5 @@ def test_every_row_has_the_weights_that_it_names():
     assert known["counts"] == [0.2, 0.4, 0.9] == sorted(known["permuted"]) != known["permuted"]
     np.testing.assert_allclose(known["complement"], [0.8, 0.6, 0.1])
     np.testing.assert_allclose(known["constant"], 0.5)
+    np.testing.assert_allclose(known["low"], 0.5)
     assert LAYERS["weight_of"]("constant", None, 0) == 0.5
