@@ -15,7 +15,7 @@ function makeMovable(figure) {
   box.setAttribute("role", "group");
   box.setAttribute("aria-label", "Toy gene: change the two variances");
   const slider = (id, name, value) => `
-    <label for="${id}">${name} = <span class="toy-value"></span></label>
+    <label for="${id}">${name}<span class="toy-value" aria-hidden="true"></span></label>
     <input type="range" id="${id}" min="0.25" max="4" step="0.25" value="${value}">`;
   const tick = (value) => `<text x="${at(value)}" y="${row.axis + 18}" text-anchor="middle">${value}</text>`;
   const label = (text, y) => `<text x="${LEFT - 10}" y="${y + 5}" text-anchor="end">${text}</text>`;
@@ -40,7 +40,7 @@ function makeMovable(figure) {
     <table class="table">
       <thead><tr><td></td><th scope="col">Eq. (1)</th><th scope="col">section 6</th></tr></thead>
       <tbody>
-        <tr><th scope="row">formula</th><td>τ² / (σ² + τ²)</td><td>σ² / (σ² + τ²)</td></tr>
+        <tr><th scope="row">formula</th><td>τ²/(σ²+τ²)</td><td>σ²/(σ²+τ²)</td></tr>
         <tr data-row="weight"><th scope="row">weight of the gene</th><td></td><td></td></tr>
         <tr data-row="estimate"><th scope="row">estimate</th><td></td><td></td></tr>
         <tr data-row="error"><th scope="row">mean squared error</th><td></td><td></td></tr>
@@ -59,7 +59,7 @@ function makeMovable(figure) {
     }
     for (const [input, name] of [[noise, "noise"], [prior, "prior"]]) {
       input.setAttribute("aria-valuetext", `${name} variance ${input.value}`);
-      input.parentElement.querySelector(".toy-value").textContent = Number(input.value).toFixed(2);
+      input.parentElement.querySelector(".toy-value").textContent = ` = ${Number(input.value).toFixed(2)}`;
     }
     for (const [name, centre, variance] of [["mean", m, priorVar], ["measured", x, noiseVar]]) {
       const line = box.querySelector(`[data-bar=${name}]`);
