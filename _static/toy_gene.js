@@ -74,6 +74,5 @@ function makeMovable(figure) {
   }
   box.addEventListener("input", show);
   show();
-  figure.classList.add("toy-picture");
   figure.before(box);
 }

@@ -73,8 +73,11 @@ def luminance(color: str) -> float:
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
-def test_on_paper_and_without_javascript_it_is_a_picture(browser: Browser, page: Page, address: str) -> None:
+def test_in_a_preview_on_paper_and_without_javascript_it_is_a_picture(browser: Browser, page: Page, address: str) -> None:
     open_page(page, address + TOY)
+    page.locator("article a[href='#fig-ch00-toy']").first.hover()
+    expect(page.locator(".link-preview img")).to_be_visible()
+    page.keyboard.press("Escape")
     page.emulate_media(media="print")
     expect(page.locator(".toy-gene")).to_be_hidden()
     expect(page.locator("#fig-ch00-toy img")).to_be_visible()
