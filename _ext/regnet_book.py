@@ -136,7 +136,7 @@ def _link_chapters(found: re.Match[str]) -> str:
 
 
 def _number(chapter: Path) -> str:
-    return chapter.stem.split("_")[0].lstrip("0")
+    return chapter.stem.split("_")[0].lstrip("0") or "0"
 
 
 def _link_chapter(chapter: Path) -> str:
