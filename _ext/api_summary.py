@@ -26,8 +26,12 @@ class WriteApiSummary(SphinxTransform):
 
     def apply(self, **kwargs: object) -> None:
         for place in list(self.document.findall(ApiSummary)):
-            rows = [_row(entry) for entry in self.document.findall(addnodes.desc) if entry["objtype"] in ("function", "class")]
-            place.replace_self(table(["Name", "In one line"], rows))
+            rows = [
+                _row(entry) for entry in self.document.findall(addnodes.desc) if entry["objtype"] in ("function", "class")
+            ]
+            summary = table(["Name", "In one line"], rows)
+            summary["classes"].append("stacked")  # on a phone
+            place.replace_self(summary)
 
 
 def _row(entry: addnodes.desc) -> list[str | nodes.Node]:
