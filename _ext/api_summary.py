@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from typing import Any
+
 from docutils import nodes
 from docutils_table import table
 from sphinx import addnodes
@@ -42,8 +45,20 @@ def _row(entry: addnodes.desc) -> list[str | nodes.Node]:
     return [link, nodes.inline("", "", *line.children)]
 
 
+def lead_back(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None) -> None:
+    """From a source back to the API page: viewcode takes all names of a module as `regnet.X` where one of them is."""
+    if page.startswith("_modules/regnet/"):
+        known, module = app.env.domaindata["py"]["objects"], page.removeprefix("_modules/").replace("/", ".")
+        context["body"] = re.sub(
+            r'#regnet\.([\w.]+)"',
+            lambda found: found[0] if f"regnet.{found[1]}" in known else f'#{module}.{found[1]}"',
+            context["body"],
+        )
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     app.add_node(ApiSummary)
     app.add_directive("api-summary", ApiSummaryDirective)
     app.add_transform(WriteApiSummary)
+    app.connect("html-page-context", lead_back)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
