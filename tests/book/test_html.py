@@ -65,6 +65,18 @@ def test_every_public_name_is_described_on_the_api_page(built: Path) -> None:
         assert entry.find_next_sibling("dd").get_text(strip=True), name
 
 
+def test_the_api_page_begins_with_a_table_of_all_names_and_links_to_their_source(built: Path) -> None:
+    api = soup(built / "book/api.html")
+    rows = [row.find_all("td") for row in api.find("table").select("tbody tr")]
+    entries = api.select("dl.function > dt, dl.class > dt")
+    assert [name.a["href"] for name, _ in rows] == [f"#{entry['id']}" for entry in entries]
+    assert all(name.get_text(strip=True) == entry["id"] for (name, _), entry in zip(rows, entries, strict=True))
+    assert all(line.get_text(strip=True) for _, line in rows)
+    for entry in entries:
+        (source,) = entry.select("a:has(.viewcode-link)")
+        assert str(source["href"]).startswith("../_modules/regnet/"), entry["id"]
+
+
 def test_the_api_page_links_to_equations_and_chapters(built: Path) -> None:
     api = soup(built / "book/api.html")
     linked = {str(link["href"]) for link in api.find_all("a", href=True)}
@@ -72,6 +84,18 @@ def test_the_api_page_links_to_equations_and_chapters(built: Path) -> None:
         assert any(re.fullmatch(rf"0\d_\w+\.html#eq-{number}", address) for address in linked), number
     (entry,) = api.find_all("dt", id="regnet.sensitivities")
     assert entry.parent.find("a", href=re.compile("^04_")), "regnet.sensitivities names no chapter that uses it"
+
+
+def test_the_landing_page_answers_in_one_picture_and_three_cards(built: Path) -> None:
+    article = soup(built / "book/index.html").find("article")
+    assert len(article.select_one("section").get_text(" ").split()) < 500
+    assert len(article.find_all("img")) == 1 and not article.find("details")
+    cards = {card.select_one(".sd-card-title").get_text(strip=True): card for card in article.select(".sd-card")}
+    assert list(cards) == ["Read", "Use", "Check"]
+    addresses = [str(card.find("a")["href"]) for card in cards.values()]
+    assert re.fullmatch(r"0[01]_\w+\.html#chap-0[01]", addresses[0])
+    assert addresses[1:] == ["use_it.html#use-it", "claims.html#claims"]
+    assert re.search(r"\d+ rows: proved \d+", cards["Check"].get_text())
 
 
 def test_the_reproducibility_page_reports_this_build(built: Path) -> None:
