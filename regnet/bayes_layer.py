@@ -208,9 +208,9 @@ def bayes_weight(counts: Tensor, edge_index: Tensor, per_count: Tensor | None = 
     References:
         Section 1 of the note; Robbins (1956).
 
-    >>> counts = torch.tensor([[0, 9, 0, 8], [2, 3, 2, 3], [90, 91, 95, 88]])
+    >>> counts = torch.tensor([[3, 9, 1, 8], [0, 1, 0, 2], [9, 4, 12, 6]])
     >>> bayes_weight(counts, torch.tensor([[2, 2], [0, 1]])).round(decimals=2)
-    tensor([0.8900, 0.9900,    nan], dtype=torch.float64)
+    tensor([0.0000, 0.8900,    nan], dtype=torch.float64)
     """
     check_edge_index(edge_index, len(counts))
     counts, edge_index = counts.cpu(), edge_index.cpu()
