@@ -13,7 +13,7 @@ from torch_geometric.data import Data
 from torch_geometric.utils import total_influence
 
 import regnet
-from regnet.model import SAGELayer
+from regnet.model import MLPAggregator, SAGELayer
 
 SAYS = {
     "total_influence": "Sums of absolute values in the layer's Jacobian, over a gene's own expression and over that of its "
@@ -27,7 +27,7 @@ def neighbours(problem: Problem, sampled_genes: int) -> dict[str, tuple[Callable
     """For each the call to time and the number of genes it treats, after a check of what it returns on one gene."""
     aggregator, x, edge_index = problem
     m = sparse_mean(x, edge_index)
-    conv = SAGELayer(x.size(1), HIDDEN)
+    conv = SAGELayer(MLPAggregator(x.size(1), HIDDEN))
     conv.agg = aggregator
     graph = Data(x=x, edge_index=edge_index)
 

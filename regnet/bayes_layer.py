@@ -113,7 +113,7 @@ class PosteriorMeanConv(MessagePassing):  # type: ignore[misc]
 
     Its effective weight is :math:`w_i`; a node without neighbours keeps its own features (:math:`w_i = 1`). With one matrix
     where ``SAGEConv`` has two it has half the parameters. Edge weights, also those of a sparse adjacency, are not used, and
-    ``torch.jit.script`` is not supported.
+    TorchScript is not supported.
 
     Args:
         in_channels: size of the features, of both node sets in a bipartite graph; -1 to take it from the first call.

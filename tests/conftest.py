@@ -5,10 +5,14 @@ That is the folder with the real data, the built book, and a browser.
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 
@@ -21,6 +25,9 @@ from typer.testing import CliRunner, Result
 
 import regnet
 from regnet.cli import app
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
 
 settings.register_profile(
     "regnet", derandomize=True, deadline=None, database=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow]
@@ -70,6 +77,38 @@ def chromium() -> str:
     if program is None:
         absent(f"none of {', '.join(names)} is installed", "REGNET_REQUIRE_PAGES")
     return str(program)
+
+
+@pytest.fixture(scope="session")
+def address(built: Path) -> Iterator[str]:
+    """The book on a port of this machine."""
+
+    class Silent(SimpleHTTPRequestHandler):
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Silent, directory=str(built))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
+@pytest.fixture(scope="session")
+def browser(built: Path, chromium: str) -> Iterator[Browser]:
+    """Without network."""
+    from playwright.sync_api import sync_playwright
+
+    quiet = [f"--disable-{what}" for what in ("background-networking", "component-update", "sync", "quic")]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", *quiet])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    with browser.new_context(viewport={"width": 1400, "height": 900}, color_scheme="light") as context:
+        yield context.new_page()
 
 
 @pytest.fixture
