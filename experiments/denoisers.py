@@ -14,16 +14,12 @@ there: the best linear weight, and netSmooth its alpha. Nothing sees the second 
 
 from __future__ import annotations
 
-import json
 import os
-import platform
-import subprocess
 import sys
 import time
 import warnings
 from collections.abc import Callable
 from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,15 +27,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import torch
-from scipy import special, stats
+from scipy import special
 
 import regnet
+from regnet.counts import log_noise_variance
 
-ROOT = Path(__file__).resolve().parent.parent
-RESULT = ROOT / "book/results/denoisers.json"
-COUNTS = ("pbmc68k", "celltypist-trrust")
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from trends import COUNTS, RESULTS, provenance, require_commit, rounded, store
+
 SPLITS, RARE = 5, 0.25
-RATES = np.geomspace(1e-3, 1e3, 61)
 ALPHAS = np.arange(1, 10) / 10  # those among which netSmooth chooses by default
 
 
@@ -80,32 +76,10 @@ def split(counts: torch.Tensor, per_count: torch.Tensor, edges: torch.Tensor, se
 # ---------------------------------------------------------------- the noise variance, as in chapter 13
 
 
-@cache
-def log_moments(depth: tuple[float, ...]) -> tuple[np.ndarray, float]:
-    """Variance of log(1 + c / depth), c Poisson with mean rate * depth, (rates, cells); and the seconds that it took."""
-    start, variance = time.process_time(), []
-    for rate in RATES:
-        mean = rate * np.array(depth)[:, None]
-        number = np.arange(int(mean.max() + 12 * np.sqrt(mean.max())) + 30)
-        mass, value = stats.poisson.pmf(number, mean), np.log1p(number / np.array(depth)[:, None])
-        average = (mass * value).sum(axis=1)
-        variance.append((mass * value**2).sum(axis=1) - average**2)
-    return np.array(variance), time.process_time() - start
-
-
 def noise_variance(p: Problem) -> np.ndarray:
-    """Of log expression, per judged gene: the mean over gamma laws fitted to the shallow and to the deep training cells."""
-    table, total = log_moments(tuple(p.depth))[0], 0.0
-    for group in np.array_split(p.train[np.argsort(p.depth[p.train])], 2):
-        counts = p.first[p.judged][:, group]
-        mean = counts.sum(axis=1) / p.depth[group].sum()
-        expected = np.outer(mean, p.depth[group])
-        excess = ((counts - expected) ** 2 - expected).sum(axis=1) / (expected**2).sum(axis=1).clip(1e-300)
-        shape = 1 / excess.clip(1e-4)[:, None]
-        rates = special.gammaincinv(shape, (np.arange(100) + 0.5) / 100) / shape * mean[:, None]
-        curve = table[:, group].mean(axis=1)
-        total = total + np.interp(rates, [0, *RATES], [0, *curve]).mean(axis=1) * len(group) / len(p.train)
-    return total
+    """Of log expression, per judged gene, from the training cells."""
+    counts = torch.from_numpy(p.first[p.judged][:, p.train])
+    return log_noise_variance(counts, torch.from_numpy(1 / p.depth[p.train])).numpy()
 
 
 def regulators_mean(p: Problem) -> np.ndarray:
@@ -357,7 +331,6 @@ VARIANTS: dict[str, Callable[[Problem], np.ndarray]] = {
     "netSmooth, alpha 0.5": lambda p: net_smooth(p, np.array([0.5])),
     "MAGIC on the test cells alone": lambda p: magic_impute(p, p.test),
 }
-TABLED = ("Bayes, own mean", "Bayes, regulators' mean", "Fay-Herriot, a + b regulators' mean", "point-normal (ebnm)")
 FAST = tuple(name for name in RULES if "other genes" not in name and "MAGIC" not in name)
 
 
@@ -375,8 +348,6 @@ def run(p: Problem, rules: dict[str, Callable[[Problem], np.ndarray]]) -> dict[s
         start = time.process_time()
         predicted = rule(p)
         seconds = time.process_time() - start
-        if name in TABLED:  # these need the table, which is made once
-            seconds += log_moments(tuple(p.depth))[1]
         error, bias = judge(p, predicted)
         result[name] = {"error": error, "bias": bias, "seconds": seconds}
     return result
@@ -448,24 +419,8 @@ def check_judge(law: str, rules: dict[str, Callable[[Problem], np.ndarray]], see
     return result
 
 
-def git(*command: str) -> str:
-    return subprocess.run(["git", "-C", str(ROOT), *command], capture_output=True, text=True, check=True).stdout.strip()
-
-
-def rounded(value: object) -> object:
-    """Five significant digits, which is more than the book prints."""
-    if isinstance(value, dict):
-        return {key: rounded(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [rounded(entry) for entry in value]
-    return float(f"{value:.5g}") if isinstance(value, float) else value
-
-
 def main() -> int:
-    changed = git("status", "--porcelain", "--", "regnet", "experiments")
-    if changed:
-        print(f"commit these first, so that the result can name its commit:\n{changed}", file=sys.stderr)
-        return 1
+    require_commit()
     import magic  # noqa: F401  before a clock runs
 
     rules, data = RULES | VARIANTS, {}
@@ -482,22 +437,14 @@ def main() -> int:
         }
         for rule, values in data[name]["rules"].items():
             print(f"{name}  {rule:45s}" + "".join(f"{what} {np.mean(of):8.3f}  " for what, of in values.items()), flush=True)
-    packages = ("torch", "torch-geometric", "numpy", "scipy", "celltypist", "scanpy", "magic-impute", "graphtools", "scprep")
     result = {
-        "provenance": {
-            "commit": git("rev-parse", "HEAD"),
-            "command": "python experiments/denoisers.py",
-            "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
-            "splits": SPLITS,
-            "processor_seconds": time.process_time(),
-        },
+        "provenance": provenance("python experiments/denoisers.py", "magic-impute", "graphtools", "scprep")
+        | {"splits": SPLITS, "processor_seconds": time.process_time()},
         "rules": list(RULES),
         "data": data,
         "simulations": {law: check_judge(law, RULES) for law in ("own", "regulators")},
     }
-    unfinished = RESULT.with_suffix(".writing")
-    unfinished.write_text(json.dumps(rounded(result)) + "\n", encoding="utf-8")
-    unfinished.replace(RESULT)
+    store(RESULTS / "denoisers.json", rounded(result))
     return 0
 
 

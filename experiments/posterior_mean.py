@@ -2,7 +2,7 @@
 
 Every cell is one training, as `regnet.pretrain` does it in float32, to the end, on the split of its seed, so that the rows
 are paired: the note's aggregator, and a posterior mean with Bayes' weights of the counts behind the training graph, with
-one constant (their mean; one half where there are no counts), with Bayes' weights dealt to other genes, with 1 (the gene
+one constant (their mean; one half where there are no counts), with Bayes' weights permuted across genes, with 1 (the gene
 alone), with the complement that section 6 of the note prints, with weights that are learned with the edges, and with one
 constant as low as the complement is on average. Thirty seeds on both sets of real counts, five on every network, of which
 no counts are known. The rows of the note's aggregator are those of `experiments/trends.py`.
@@ -16,7 +16,6 @@ Finished cells are kept in _build, so that a run that was stopped goes on. Chapt
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import sys
@@ -34,18 +33,9 @@ import regnet
 from regnet.training import split_edges
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from trends import COUNTS, NETWORKS, RESULTS, ROOT, TRAINING, load, provenance, rounded, store, uncommitted
+from trends import COUNTS, NETWORKS, RESULTS, cost, kept_under, load, provenance, require_commit, rounded, store
 
-ROWS = {
-    "the note's aggregator": "mlp",
-    "Bayes' weights": "counts",
-    "one constant": "constant",
-    "Bayes' weights of other genes": "permuted",
-    "the gene alone": "one",
-    "the note's section 6": "complement",
-    "learned weights": "learned",
-    "one constant, as low as the complement": "low",
-}
+ROWS = ("mlp", "counts", "constant", "permuted", "one", "complement", "learned", "low")
 WITHOUT_COUNTS = ("mlp", "constant", "one", "learned")
 
 
@@ -54,7 +44,7 @@ def seeds_of(name: str) -> int:
 
 
 def rows_of(name: str) -> list[str]:
-    return [row for row in ROWS.values() if name in COUNTS or row in WITHOUT_COUNTS]
+    return [row for row in ROWS if name in COUNTS or row in WITHOUT_COUNTS]
 
 
 def weight_of(row: str, bayes: torch.Tensor | None, seed: int) -> torch.Tensor | float | str:
@@ -114,12 +104,9 @@ def main() -> int:
     parser.add_argument("--stored", action="store_true", help="train nothing: the seeds of which every row is done")
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     arguments = parser.parse_args()
-    if changed := uncommitted():
-        print(f"commit these first, so that the result can name its commit:\n{changed}", file=sys.stderr)
-        return 1
+    require_commit()
     most = arguments.seeds or 30
-    files = [Path(__file__), *(ROOT / f"regnet/{name}.py" for name in TRAINING)]
-    scratch = ROOT / "_build/posterior_mean" / hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
+    scratch = kept_under("posterior_mean", Path(__file__))
     jobs = [
         (name, row, seed)
         for name in (*COUNTS, *NETWORKS)
@@ -148,7 +135,7 @@ def main() -> int:
             for kind in ("median", "error", "with_bayes", "quartiles"):
                 rows[row] |= {kind: [record[kind] for record in records]} if kind in records[0] else {}
         data.append({"data": name, "seeds": len(whole), "rows": rows})
-    result = {"provenance": provenance("python experiments/posterior_mean.py", done), "data": data}
+    result = {"provenance": provenance("python experiments/posterior_mean.py") | cost(done), "data": data}
     store(RESULTS / "posterior_mean.json", rounded(result))
     for of in data:
         print(of["data"], {row: round(float(np.mean(scores["auprc"])), 3) for row, scores in of["rows"].items()})

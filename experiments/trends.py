@@ -218,17 +218,31 @@ def store(file: Path, record: object) -> None:
     unfinished.replace(file)
 
 
-def uncommitted() -> str:
-    """What a result would not name by its commit."""
-    return git("status", "--porcelain", "--", "regnet", "experiments")
+def require_commit() -> None:
+    """Ends the run where the result could not name its commit."""
+    if changed := git("status", "--porcelain", "--", "regnet", "experiments"):
+        sys.exit(f"commit these first, so that the result can name its commit:\n{changed}")
 
 
-def provenance(command: str, done: list[dict]) -> dict:
-    packages = ("torch", "torch-geometric", "numpy", "scipy", "scikit-learn", "celltypist", "scanpy")
+def kept_under(name: str, *files: Path) -> Path:
+    """Where finished cells are kept, by version of the files that a training runs through."""
+    files = (*files, *(ROOT / f"regnet/{module}.py" for module in TRAINING))
+    return ROOT / "_build" / name / hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
+
+
+def provenance(command: str, *more: str) -> dict:
+    """The commit and the versions, also of more packages."""
+    packages = ("torch", "torch-geometric", "numpy", "scipy", "scikit-learn", "celltypist", "scanpy", *more)
     return {
         "commit": git("rev-parse", "HEAD"),
         "command": command,
         "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
+    }
+
+
+def cost(done: list[dict]) -> dict:
+    """The number of trainings, and what they took."""
+    return {
         "trainings": sum("metrics" in record for record in done),
         "core_minutes": sum(record["seconds"] for record in done) / 60,
     }
@@ -256,13 +270,11 @@ def main() -> int:
     if arguments.seeds is not None and arguments.seeds < 4:
         parser.error("--seeds must be at least 4: two in each half")
     whole = arguments.data is None
-    if whole and (changed := uncommitted()):
-        print(f"commit these first, so that the result can name its commit:\n{changed}", file=sys.stderr)
-        return 1
+    if whole:
+        require_commit()
     names = arguments.data or [*COUNTS, *NETWORKS]
     num_seeds = {name: arguments.seeds or seeds_of(name) for name in names}
-    files = [ROOT / f"regnet/{name}.py" for name in TRAINING]
-    scratch = ROOT / "_build/trends" / hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
+    scratch = kept_under("trends")
     jobs = [(name, "untrained", graph) for name in names for graph in range(GRAPHS)]
     jobs += [
         (name, what, seed)
@@ -283,7 +295,7 @@ def main() -> int:
         return 0
     ablated = [record for record in done if record.get("condition") in ABLATIONS]
     result = {
-        "provenance": provenance("python experiments/trends.py", done),
+        "provenance": provenance("python experiments/trends.py") | cost(done),
         "bounds": BOUNDS,
         "data": summaries,
         "first_losses": {name: finished(scratch, name, "trained", 0)["losses"] for name in names},

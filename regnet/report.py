@@ -88,8 +88,10 @@ def shrinkage_table(layer: Layer, data: Data, edge_index: Tensor | None = None) 
 
 def layer_input(layers: Sequence[Module], data: Data) -> Data:
     """The data set whose ``x`` the last of a RegNet's layers reads, or one layer alone."""
-    first = layers[0].mlp if isinstance(layers[0], PosteriorMeanAggregator) else layers[0]
-    width = next(first.parameters()).size(1) // (1 if first is not layers[0] or isinstance(first, SAGEConv) else 2)
+    first, sides = layers[0], 1 if isinstance(layers[0], SAGEConv) else 2  # read side by side, as x and m are
+    width = (
+        first.mlp[0].in_features if isinstance(first, PosteriorMeanAggregator) else next(first.parameters()).size(1) // sides
+    )
     genes, cells = data.x.shape
     if cells != width:
         transpose, give = "it seems to be cells x genes: transpose it", "give the cells that the model was trained on"

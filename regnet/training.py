@@ -266,10 +266,9 @@ def data_settings(data: Data, seed: int) -> dict[str, Any]:
 
 def layer_settings(aggregator: str, weight: Tensor | float | str | None) -> dict[str, Any]:
     """The kind of the first layer."""
-    settings: dict[str, Any] = (
-        {} if weight is None else {"weight": _digest(weight) if isinstance(weight, Tensor) else weight}
-    )
-    return {"aggregator": aggregator} | settings
+    if weight is None:
+        return {"aggregator": aggregator}
+    return {"aggregator": aggregator, "weight": _digest(weight) if isinstance(weight, Tensor) else weight}
 
 
 def _digest(values: Tensor) -> str:
