@@ -7,6 +7,7 @@ DOWNLOADED := book/11_published_checkpoint.ipynb book/13_empirical_bayes.ipynb
 PDF := bayesian-shrinkage-in-regnet
 LATEX_PACKAGES := latexmk texlive-xetex texlive-latex-recommended texlive-latex-extra texlive-fonts-recommended \
 	fonts-texgyre fonts-texgyre-math fonts-dejavu
+EXECUTED := $(filter-out $(DOWNLOADED) book/index.ipynb book/claims.ipynb,$(wildcard book/*.ipynb))
 CHAPTERS := $(filter-out $(if $(REGNET_DATA_DIR),,$(DOWNLOADED)),$(wildcard book/*.ipynb))
 # Tests and notebooks run in as many processes as there are cores, with one thread each.
 JOBS ?= logical
@@ -14,11 +15,11 @@ PARALLEL := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
 # Threads that have nothing to do sleep. By default they spin, and take the cores from the processes beside them.
 export GOMP_SPINCOUNT ?= 0
 
-.PHONY: help book html pdf latex latex-packages test unit test-all nbval pages reproduce seeds mutants audit notebooks bench \
+.PHONY: help book executed html pdf latex latex-packages test unit test-all nbval pages reproduce seeds mutants audit notebooks bench \
 	lint hooks clean
 .NOTPARALLEL:  # the builds share _build, and each uses all cores
 
-book: _build/.package  ## execute the chapters and write _build/html/index.html
+book: executed  ## execute the chapters and write _build/html/index.html
 	$(BIN)/jupyter-book build . --all -W -n --keep-going
 
 html: .venv/installed  ## the same from the stored outputs, without executing anything
@@ -29,7 +30,13 @@ html: .venv/installed  ## the same from the stored outputs, without executing an
 pages: html  ## open every page of the HTML in a browser: links, pictures, mathematics, phone, dark mode, accessibility
 	REGNET_REQUIRE_PAGES=1 $(PARALLEL) --dist worksteal tests/book
 
-pdf: latex _build/.package  ## execute the chapters and write _build/bayesian-shrinkage-in-regnet.pdf; needs LaTeX
+# Into the cache that the build reads, as many chapters at a time as there are cores. The build names one that failed.
+executed: _build/.package
+	yes | $(BIN)/jcache notebook -p _build/.jupyter_cache add $(EXECUTED) > _build/executed.log
+	OMP_NUM_THREADS=1 $(BIN)/jcache project -p _build/.jupyter_cache execute -e local-parallel -t 600 2>&1 \
+	| grep -v 'without encryption'
+
+pdf: latex executed  ## execute the chapters and write _build/bayesian-shrinkage-in-regnet.pdf; needs LaTeX
 	$(BIN)/jupyter-book build . --all --builder latex -W -n --keep-going
 	cd _build/latex && latexmk -xelatex -halt-on-error -interaction=nonstopmode -silent $(PDF).tex || { grep -A5 '^!' $(PDF).log; exit 1; }
 	@! grep -E 'Missing character|There were undefined' _build/latex/$(PDF).log
