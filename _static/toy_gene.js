@@ -29,7 +29,7 @@ function makeMovable(figure) {
     </div>
     <svg viewBox="0 0 ${WIDTH} ${row.axis + 42}" role="img">
       ${label("neighbour mean", row.mean)}${label("Eq. (1)", row.bayes)}
-      ${label("section 6", row.printed)}${label("measurement", row.measured)}
+      ${label("note, section 6", row.printed)}${label("measurement", row.measured)}
       ${bar("mean", m, row.mean)}${bar("measured", x, row.measured)}
       <circle class="toy-bayes" cy="${row.bayes}" r="7"/>
       <path class="toy-printed" d="M0-8 8 0 0 8-8 0z"/>
@@ -38,7 +38,7 @@ function makeMovable(figure) {
       <text x="${(LEFT + RIGHT) / 2}" y="${row.axis + 37}" text-anchor="middle">expression</text>
     </svg>
     <table class="table">
-      <thead><tr><td></td><th scope="col">Eq. (1)</th><th scope="col">section 6</th></tr></thead>
+      <thead><tr><td></td><th scope="col">Eq. (1)</th><th scope="col">note, section 6</th></tr></thead>
       <tbody>
         <tr><th scope="row">formula</th><td>τ²/(σ²+τ²)</td><td>σ²/(σ²+τ²)</td></tr>
         <tr data-row="weight"><th scope="row">weight of the gene</th><td></td><td></td></tr>

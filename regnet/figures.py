@@ -26,8 +26,7 @@ COLORS = {
 
 _STYLE = {
     "figure.figsize": (6.4, 4.0),
-    "figure.dpi": 110,
-    "savefig.dpi": 150,
+    "figure.dpi": 220,
     "figure.facecolor": "white",
     "axes.facecolor": "white",
     "savefig.facecolor": "white",
@@ -43,7 +42,7 @@ _STYLE = {
     "image.cmap": "viridis",
     "lines.linewidth": 1.8,
 }
-_UNTRAINED: dict[str, Any] = {"color": COLORS["muted"], "alpha": 0.45, "linewidth": 0, "zorder": 3.2}
+_UNTRAINED: dict[str, Any] = {"color": COLORS["muted"], "alpha": 0.65, "linewidth": 0, "zorder": 3.2}
 
 
 def use_style() -> None:
@@ -103,8 +102,9 @@ def shrinkage_hist(table: pd.DataFrame, ax: Axes | None = None, controls: np.nda
         ax.hist(weights, bins=40, range=(0, 1), color=COLORS["other"], edgecolor="white", linewidth=0.4)
         if len(weights):
             low, median, high = weights.quantile([0.25, 0.5, 0.75])
-            ax.axvspan(low, high, color=COLORS["muted"], alpha=0.2, label=f"quartiles {low:.2f} to {high:.2f}")
-            ax.axvline(median, color=COLORS["trend"], label=f"median {median:.2f}")
+            ax.axvline(median, color=COLORS["trend"], linewidth=2.4, zorder=4, label=f"median {median:.2f}")
+            for quartile, label in ((low, f"quartiles {low:.2f} to {high:.2f}"), (high, None)):
+                ax.axvline(quartile, color=COLORS["trend"], linestyle=":", zorder=4, label=label)
         _label_undefined(ax, table)
         ax.set(xlim=(0, 1), xlabel=r"effective weight $w^{\mathrm{eff}}$", ylabel="genes")
         columns = 2 if len(weights) else 1  # the reasons alone are too long for two columns
@@ -156,12 +156,12 @@ def _scatter_with_trend(
             ax.scatter(
                 x,
                 drawn.loc[group, "w_eff"],
-                s=(16 if many else 34) if is_tf else 14,
+                s=(9 if many else 34) if is_tf else 14,
                 marker=marker,
                 color=face,
-                edgecolor=edge,
-                linewidth=0.4 if many else 0.6,
-                alpha=0.9 if is_tf else 0.6,
+                edgecolor="none" if many else edge,  # hundreds of edges would be a black cloud
+                linewidth=0.6,
+                alpha=0.9 if is_tf and not many else 0.6,
                 label=f"{name} ({group.sum()})",
                 zorder=2 if 2 * group.sum() > len(drawn) else 3,  # the smaller group on top
             )
@@ -169,9 +169,10 @@ def _scatter_with_trend(
         if at[inside].nunique() > 3:  # a spline of four parameters
             grid, middle, low, high = trend_band(at[inside].to_numpy(), drawn.loc[inside, "w_eff"].to_numpy())
             grid = np.exp(grid) if log else grid
-            ax.fill_between(grid, low, high, color=COLORS["trend"], alpha=0.18, linewidth=0, zorder=4)
-            ax.plot(grid, middle, color="white", linewidth=4, zorder=3.5)  # outline over the points
-            ax.plot(grid, middle, color=COLORS["trend"], label="trend, 95 % band", zorder=6)
+            for end in (low, high):  # dotted, because the range of untrained layers is shaded
+                ax.plot(grid, end, ":", color=COLORS["trend"], linewidth=1.2, zorder=6)
+            ax.plot(grid, middle, color="white", linewidth=5, zorder=3.5)  # outline over the points
+            ax.plot(grid, middle, color=COLORS["trend"], linewidth=2.4, label="trend (dotted: 95 %)", zorder=6)
         if controls is not None:
             _draw_range(ax, at[inside], controls[:, table["w_eff"].notna()][:, inside], log)
         if log:
