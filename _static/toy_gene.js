@@ -38,7 +38,7 @@ function makeMovable(figure) {
       <text x="${(LEFT + RIGHT) / 2}" y="${row.axis + 37}" text-anchor="middle">expression</text>
     </svg>
     <table class="table">
-      <thead><tr><td></td><th scope="col">Eq. (1)</th><th scope="col">note, section 6</th></tr></thead>
+      <thead><tr><td></td><th scope="col">Eq.&nbsp;(1)</th><th scope="col">note, section&nbsp;6</th></tr></thead>
       <tbody>
         <tr><th scope="row">formula</th><td>τ²/(σ²+τ²)</td><td>σ²/(σ²+τ²)</td></tr>
         <tr data-row="weight"><th scope="row">weight of the gene</th><td></td><td></td></tr>
