@@ -147,6 +147,8 @@ class PosteriorMeanConv(MessagePassing):  # type: ignore[misc]
         **kwargs: Any,
     ) -> None:
         super().__init__(aggr="mean", **kwargs)
+        if self.node_dim != -2:
+            raise ValueError(f"nodes must be the dimension before the features, node_dim=-2; got {self.node_dim}")
         if isinstance(in_channels, tuple):
             if len(set(in_channels)) > 1:
                 raise ValueError(f"source and target nodes must have one number of features, to be mixed; got {in_channels}")
@@ -165,6 +167,8 @@ class PosteriorMeanConv(MessagePassing):  # type: ignore[misc]
         pair = (x, x) if isinstance(x, Tensor) else x
         if pair[1] is None:
             raise ValueError("x must be one tensor or (x_source, x_target); a posterior mean needs both, got None")
+        if isinstance(edge_index, Tensor) and is_sparse(edge_index):
+            edge_index = edge_index.to_sparse_csr()  # rows in order and no entry twice, whatever its layout was
         m = self.propagate(edge_index, x=pair, size=size)
         targets = edge_index[1 if self.flow == "source_to_target" else 0] if not is_sparse(edge_index) else None
         if targets is None:  # rows of a transposed adjacency
@@ -172,9 +176,6 @@ class PosteriorMeanConv(MessagePassing):  # type: ignore[misc]
         has_neighbors = degree(targets, pair[1].size(self.node_dim)) > 0
         h: Tensor = self.lin(self.shrinkage(pair[1], m, has_neighbors))
         return h
-
-    def message(self, x_j: Tensor) -> Tensor:
-        return x_j
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.in_channels}, {self.out_channels})"

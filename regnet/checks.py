@@ -132,7 +132,17 @@ def _got(value: Any, name: str, dtype: str) -> str:
 
 def is_scaled(x: Any) -> bool:
     """Whether a matrix has negative values; of one on disk the first block alone is read: all of it may take hours."""
-    return bool(((x.blocks[0, 0].compute() if hasattr(x, "dask") else x) < 0).sum())
+    return bool((_first_block(x) < 0).sum())
+
+
+def is_counts(x: Any) -> bool:
+    """Whether a matrix has nothing but whole numbers, some too large for logarithms of counts."""
+    x = _first_block(x)
+    return bool(20 < x.max() < 2**31) and not bool((x != x.round()).sum())
+
+
+def _first_block(x: Any) -> Any:
+    return x.blocks[0, 0].compute() if hasattr(x, "dask") else x
 
 
 def other_matrices(layers: Sequence[str], raw: bool) -> str:

@@ -202,7 +202,7 @@ def pretrain(
         raise typer.BadParameter("--resume goes on and --force starts over: give one of them")
     from regnet.io import read_weights, to_memory
     from regnet.report import REPORT_FILES, first_layer, summary, weigh, write_report
-    from regnet.training import data_settings, layer_settings
+    from regnet.training import data_settings
     from regnet.training import pretrain as train
     from regnet.writing import output_lock
 
@@ -221,7 +221,7 @@ def pretrain(
         for notice in notices:
             _say(f"Notice: {notice}", err=True)
     if resume and finished:
-        _check_finished(out, data_settings(data, seed) | layer_settings(aggregator, weight) | {"max_epochs": epochs})
+        _check_finished(out, data, data_settings(data, seed, aggregator, weight) | {"max_epochs": epochs})
         _say(f"already finished: {out}")
         return
     with output_lock(out), _resumable(kept, force):
@@ -292,6 +292,7 @@ def shrinkage(
     for notice in notices:
         _say(f"Notice: {notice}", err=True)
     data = given.load(next(layers[0].parameters()).dtype)
+    _say_if_trained_elsewhere(checkpoint, data)
     num_edges = data.edge_index.size(1)
     with output_lock(out.with_name(f".{out.name}.unfinished") if is_h5ad else out) as folder:  # before hours of work
         with _progress_of_blocks(data) as bar:
@@ -320,9 +321,7 @@ def _printable(text: str) -> str:
 
 def _progress_of_blocks(data: Data) -> AbstractContextManager[object]:
     """A bar while a matrix on disk is read."""
-    import torch
-
-    if isinstance(data.x, torch.Tensor):
+    if not hasattr(data.x, "dask"):
         return nullcontext()
     from dask.diagnostics.progress import ProgressBar
 
@@ -349,10 +348,17 @@ def _resumable(kept: Path, force: bool) -> Iterator[None]:
             kept.parent.rmdir()
 
 
-def _check_finished(out: Path, settings: dict[str, Any]) -> None:
+def _check_finished(out: Path, data: Data, settings: dict[str, Any]) -> None:
     """Raise unless the finished training in a folder used these data and settings."""
+    import pandas as pd
+
     from regnet.training import differences
 
+    table = pd.read_csv(out / "shrinkage.csv", index_col=0, dtype=str, na_filter=False)
+    if [*table.index] != data.gene_names or (table["is_tf"] == "True").tolist() != data.is_tf.tolist():
+        raise FileExistsError(
+            f"{out} holds a finished training on other names; give another --out, or start over with --force"
+        )
     before: dict[str, object] = {}
     with suppress(ValueError, TypeError):  # a damaged file is none of this training
         before = dict(json.loads((out / "settings.json").read_bytes()))
@@ -360,6 +366,16 @@ def _check_finished(out: Path, settings: dict[str, Any]) -> None:
         raise FileExistsError(
             f"{out} holds a finished training with {other}; give another --out, or start over with --force"
         )
+
+
+def _say_if_trained_elsewhere(checkpoint: Path, data: Data) -> None:
+    """The weights of a layer belong to cells, in their order, and to the unit that it was trained in."""
+    from regnet.training import data_settings
+
+    with suppress(OSError, ValueError, TypeError, KeyError, AttributeError):  # no settings beside it, or a matrix on disk
+        trained_on = json.loads(checkpoint.with_name("settings.json").read_bytes())["expression"]
+        if trained_on != data_settings(data, 0)["expression"]:
+            _say("Notice: the layer was trained on another expression: its weights belong to those cells and unit", err=True)
 
 
 def _refuse_to_replace(out: Path, files: tuple[str, ...]) -> None:

@@ -104,10 +104,12 @@ def through_layer(
     order = edges[1].argsort(stable=True)
     source, (genes, target) = edges[0, order], edges[1, order].unique_consecutive(return_inverse=True)
     rowptr = torch.searchsorted(target, torch.arange(len(genes) + 1, device=x.device))
-    # Two blocks at least: an output that owes anything to other genes, as behind a GraphNorm, differs from the real one.
+    # Two blocks at least: a response that owes anything to other genes, as behind a
+    # GraphNorm, differs from the real one.
     edges_at_once = max(1, min(_NUMBERS_AT_ONCE // max(1, x.size(1)), len(order) // 2))
     sizes = (rowptr[:-1] // edges_at_once).unique_consecutive(return_counts=True)[1]
-    parts, outs = [], []
+    parts, probes = [], []
+    probe = torch.randn(x.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).to(x)
     try:
         for rows in torch.arange(len(genes), device=x.device).split(sizes.tolist()):
             block = slice(int(rowptr[rows[0]]), int(rowptr[rows[-1] + 1]))
@@ -120,16 +122,23 @@ def through_layer(
                 return _output(conv, pair, expanded, kept)  # noqa: B023
 
             if own.any():
-                out, toward_x, *_ = torch.func.jvp(respond, points, (along * own, move))
+                toward_x = torch.func.jvp(respond, points, (along * own, move))[1]
                 along = along * ~own
             else:
-                out, toward_x, *_ = torch.func.jvp(partial(respond, points[0]), points[1:], (move,))
+                toward_x = torch.func.jvp(partial(respond, points[0]), points[1:], (move,))[1]
             toward_m = torch.func.jvp(lambda moved: respond(moved, points[1]), points[:1], (along,))[1]  # noqa: B023
-            outs.append(out)
+            probes.append(torch.func.jvp(respond, points, (probe[source[block]], probe[here])))
             parts.append(norms(toward_x, toward_m, undefined[here]))
-        real = _output(layer, x, edge_index, features)  # last, so that no hook leaves the layer a tensor of jvp
-        if not same(torch.cat(outs), real[genes], real):
+        # Also the derivative, in a random direction: in the output a bias or a loud gene would hide a difference.
+        real, slope, *_ = torch.func.jvp(lambda moved: _output(layer, moved, edge_index, features), (x,), (probe,))
+        if not (slope := slope[genes]).isfinite().all():
+            raise ValueError("its derivative has NaN or infinite entries")
+        outs, slopes = map(torch.cat, zip(*probes, strict=True))
+        largest = slope.abs().amax(dim=1, keepdim=True)
+        unit = torch.where(largest > 0, largest, 1)
+        if not (same(outs, real[genes], real) and same(slopes / unit, slope / unit, unit.new_ones(1))):
             raise UnreadableLayerError("")
+        _output(layer, x, edge_index, features)  # so that no hook leaves the layer a tensor of jvp
     except Exception as error:  # whatever somebody's own layer raises
         raise UnreadableLayerError(_refusal(layer, x, edge_index, features, error)) from error
     both = (torch.cat(part) for part in zip(*(vars(part).values() for part in parts), strict=True))
@@ -151,7 +160,8 @@ def _with_its_loops(
 
 
 def _output(layer: Any, x: Any, edge_index: Tensor, features: Features) -> Tensor:
-    out = layer(x, edge_index, **features)
+    own = x.clone() if isinstance(x, Tensor) else tuple(part.clone() for part in x)  # the layer may change it in place
+    out = layer(own, edge_index, **features)
     if not isinstance(out, Tensor) or out.dim() != 2:
         got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
         raise TypeError(f"it must return (genes, outputs); got {got}")

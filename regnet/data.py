@@ -7,6 +7,7 @@ import re
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from copy import copy
 from importlib.resources import files
 from importlib.util import find_spec
@@ -183,6 +184,7 @@ def _matrix(expression: Any, dtype: torch.dtype) -> tuple[Any, list[str], list[s
     genes, cells = list(map(str, genes)), list(map(str, cells))
     check_gene_names(genes)
     if hasattr(values, "dask"):
+        _warn_of_counts(values)
         return values.astype(str(dtype).removeprefix("torch.")), genes, cells
     try:
         kinds = values.dtypes if hasattr(values, "columns") else [values.dtype]
@@ -193,7 +195,19 @@ def _matrix(expression: Any, dtype: torch.dtype) -> tuple[Any, list[str], list[s
     except (TypeError, ValueError) as error:
         raise TypeError(f"expression must be numeric, genes in rows and cells in columns ({error})") from None
     check_expression(x, "expression")
+    _warn_of_counts(x)
     return x, genes, cells
+
+
+def _warn_of_counts(x: Any) -> None:
+    from regnet.checks import is_counts
+
+    counts = False
+    with suppress(Exception):  # damage inside shows in its use
+        counts = is_counts(x)
+    if counts:
+        how = "scanpy.pp.normalize_total(adata), then scanpy.pp.log1p(adata)"
+        warnings.warn(f"the expression seems to be raw counts, which deep cells dominate; take logs: {how}", stacklevel=5)
 
 
 def _chosen(adata: AnnData) -> Any:

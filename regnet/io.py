@@ -27,13 +27,14 @@ OF_GENES = """
 chr chrom chromosome chromosomename seqname start startposition end endposition strand width length genelength lengthbp
 genelengthbp efflength effectivelength exonlength exoniclength genebiotype biotype genetype description genedescription
 entrez entrezid entrezgene entrezgeneid genename externalgenename geneshortname geneid genesymbol symbol hugosymbol
-hgncsymbol hgncid ensembl ensemblid ensemblgene ensemblgeneid transcriptid idref gccontent percentagegenegccontent cluster
-mean var ncell highlyvariable basemean log2foldchange avglog2fc lfcse pval pvalue pvaladj padj tpm fpkm numread estcount
-expectedcount
+hgncsymbol hgncid ensembl ensemblid ensemblgene ensemblgeneid transcriptid idref gccontent percentagegenegccontent
+cluster mean var ncell ncount total totalcount dispersion dispersionsnorm genestartbp geneendbp genegccontent
+highlyvariable basemean log2foldchange avglog2fc lfcse pval pvalue pvaladj padj tpm fpkm numread estcount expectedcount
 """.split()  # noqa: SIM905
 _ABOVE_GENES = ["", "gene", "name", "id", "index", "feature", "featureid", "probeid", "cell", "barcode", "sample", *OF_GENES]
 _COUNTER = "n?(nofeature|ambiguous?|toolowaqual|notaligned|alignmentnotunique|unmapped|multimapping)"
-_OF_CELLS = rf"{_COUNTER}|n(count|feature)rna|percentmt|ngene(sbycount)?|totalcount|pctcount\w+|origident|celltype"
+_OF_CELLS = rf"{_COUNTER}|n(count|feature)(rna)?|percentmi?to?|ngene(sbycount)?|totalcount|pctcount\w+|origident|celltype"
+_OF_CELLS += "|doubletscore|leiden|louvain"
 _Named = tuple[Any, list[str], list[str]]  # cells x genes, cells, genes
 
 
@@ -101,7 +102,12 @@ def read_names(path: str | Path) -> list[str]:
     header, body = read_table(Path(path), str)
     keys = [header_key(name) for name in header]
     for at in [at for at, key in enumerate(keys) if key in ("label", "istf", "istf?")]:
-        body = body[~body[at].str.strip().str.casefold().isin(["no", "false", "0"])]
+        answers = body[at].str.strip().str.casefold().replace("0.0", "0")
+        if (
+            other := ~answers.isin([*(yes := ["yes", "y", "true", "t", "1", "1.0"]), "no", "n", "false", "f", "0", "", "-"])
+        ).any():
+            raise ValueError(f"{path}: expected yes or no as {header[at]}; got {body[at][other].iloc[0]!r}")
+        body = body[answers.isin(yes)]
     only = [1] if len(keys) == 2 and not keys[0] else []  # behind the numbers of pandas and R
     column = next(iter([keys.index(key) for key in HEADERS_OF_NAMES if key in keys] + only), None)
     entries = body[column] if column is not None else [header[0], *body[0]] if len(keys) == 1 else []
@@ -128,6 +134,8 @@ def read_weights(path: str | Path, genes: Sequence[str]) -> tuple[torch.Tensor, 
     """
     header, body = read_table(Path(path), str)
     keys = [header_key(name) for name in header]
+    if pd.to_numeric(pd.Series(header), errors="coerce").notna().any():
+        raise ValueError(f"{path}: expected a header, such as gene and weight; got the line {' '.join(header)!r}")
     at = next((keys.index(name) for name in ("weight", "weff") if name in keys[1:]), 1 if len(keys) == 2 else None)
     if at is None:
         raise ValueError(f"{path}: expected names of genes and a column weight or w_eff; got {some(header)}")
@@ -296,7 +304,7 @@ def names_of(axis: Any, column: str | None) -> list[str]:
         if "categories" in part.attrs:  # AnnData 0.7
             values = pd.Categorical.from_codes(values, anndata.io.read_elem(_own(axis, f"__categories/{column}")))
     decoded = [name.decode() if isinstance(name, bytes) else name for name in np.atleast_1d(values)]
-    return ["" if pd.isna(name) else str(name) for name in decoded]
+    return ["" if pd.isna(name) else str(name).strip() for name in decoded]
 
 
 def _own(part: Any, key: str, whole: bool = True) -> Any:

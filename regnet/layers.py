@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from inspect import signature
+from inspect import getclosurevars, isfunction, signature
 
 import torch
 from torch import Tensor
@@ -88,11 +88,6 @@ class LayerWeights:
         """W2 applied to (..., hidden); its input where there is no W2."""
         return hidden if self.w_out is None else hidden @ self.w_out.T
 
-    def __call__(self, x: Tensor, m: Tensor) -> Tensor:
-        """The layer's output, (genes, outputs)."""
-        z = self.pre_activation(x, m)
-        return self.out(self.mask(z) * z) + self.bias_out
-
     def double(self) -> LayerWeights:
         """The same in float64."""
         return replace(self, **{name: part.double() for name, part in vars(self).items() if part is not None})
@@ -158,8 +153,8 @@ def as_function(layer: Layer) -> Callable[[Tensor, Tensor], Tensor]:
         return layer
     if isinstance(layer, (Linear, Sequential)):
         return lambda x, m: layer(torch.cat([x, m], dim=-1))
-    is_mean = type(layer) is SAGEConv and type(layer.aggr_module) is MeanAggregation and not layer.project
-    if (is_mean or type(layer) is PosteriorMeanConv) and not has_hooks(layer):
+    known = type(layer) in (SAGEConv, PosteriorMeanConv) and type(layer.aggr_module) is MeanAggregation
+    if known and not getattr(layer, "project", False) and not has_hooks(layer):
         return lambda x, m: layer((m, x), torch.arange(x.size(0), device=x.device).expand(2, -1))
     if is_convolution(layer):
         raise UnreadableLayerError(
@@ -181,11 +176,12 @@ def is_convolution(layer: Layer) -> bool:
 
 
 def unwrapped(layer: Layer) -> Layer:
-    """What ``torch.compile`` or ``DataParallel`` was given, which computes the same."""
+    """What ``torch.compile`` or ``DataParallel`` was given, which computes the same unless the wrapper has hooks."""
     inner = getattr(layer, "_orig_mod", None) or (
         layer.module if isinstance(layer, (DataParallel, DistributedDataParallel)) else None
     )
-    return layer if inner is None else unwrapped(inner)
+    hooked = any(getattr(layer, hooks, None) for hooks in ("_forward_hooks", "_forward_pre_hooks"))
+    return layer if inner is None or hooked else unwrapped(inner)
 
 
 def check_parameters(layer: Layer, x: Tensor) -> None:
@@ -206,13 +202,18 @@ def check_parameters(layer: Layer, x: Tensor) -> None:
 
 @contextmanager
 def evaluation_mode(layer: Layer) -> Iterator[None]:
-    """Switch dropout off for the duration, and put every submodule back as it was."""
-    owner = layer if isinstance(layer, Module) else getattr(layer, "__self__", None)  # of a method such as layer.forward
-    training = [module for module in owner.modules() if module.training] if isinstance(owner, Module) else []
+    """Switch dropout and lower precision off for the duration, and put every submodule back as it was."""
+    owners = [layer, getattr(layer, "__self__", None)]  # of a method such as layer.forward
+    if isfunction(layer):  # such as lambda x, m: net(torch.cat([x, m], dim=1))
+        names = getclosurevars(layer)
+        owners += [*names.nonlocals.values(), *names.globals.values()]
+    parts = [module for owner in owners if isinstance(owner, Module) for module in owner.modules()]
+    training = [module for module in parts if module.training]
     for module in training:
         module.training = False
     try:
-        yield
+        with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+            yield
     finally:
         for module in training:
             module.training = True

@@ -23,7 +23,7 @@ _GENE = ["genesymbol", "genename", "geneshortname", "hgncsymbol", "symbol", "gen
 _HEADERS = {
     role: [word + kind for words in groups for kind in _KINDS for word in words.split()]
     for role, groups in {
-        "regulator": ("tf transcriptionfactor regulatory regulator reg", "source src gene1", "from parent hub motif"),
+        "regulator": ("tf transcriptionfactor regulatory regulator reg", "gene1 source src", "from parent hub motif"),
         "target": ("target regulated tg", "gene2", "to tgt child dorc"),
     }.items()
 } | {
@@ -92,6 +92,10 @@ def read_network(
     if not {"regulator", "target"} <= columns.keys():
         two = "two columns, regulator and target, separated by a tab, a comma or a semicolon"
         raise ValueError(f"{where}: expected {two}; got the line {' '.join(header)!r}")
+    if is_file and known and named and _spelled(header[at] for at in named.values()) <= known:
+        raise ValueError(
+            f"{where}: expected the headers of columns; got the genes {some([header[at] for at in named.values()])}"
+        )
     if is_file and not named and _is_edge(header, body, columns, guessed, known):
         body = pd.concat([pd.DataFrame([header]), body], ignore_index=True)
         header = [str(number) for number in range(1, len(header) + 1)]
@@ -199,8 +203,8 @@ def _is_edge(header: list[str], body: pd.DataFrame, columns: dict[str, int], gue
 
 
 def _spelled(names: Iterable[Any]) -> set[str]:
-    """Names without case and blanks."""
-    return {str(name).strip().casefold() for name in names}
+    """Names without case, blanks and the versions of Ensembl identifiers."""
+    return {re.sub(r"^(ens[a-z]*\d{6,})\.\d+$", r"\1", str(name).strip().casefold()) for name in names}
 
 
 def _numbers(column: pd.Series) -> pd.Series:
@@ -251,9 +255,14 @@ class _Text(io.TextIOWrapper):
 
 
 def _is_header(comment: str, line: str, separator: str) -> bool:
-    """Whether a line that starts with # is the header of the next one, and not a remark."""
+    """Whether a line that starts with # is the header of the next one, and neither a remark nor an edge left out."""
     names, entries = csv.reader([comment.lstrip("#"), line], delimiter=separator)
-    return 1 < len(names) == len(entries) and (separator == "\t" or not any(" " in name.strip() for name in names))
+    return 1 < len(names) == len(entries) and _has_header(names) and not _has_header(entries)
+
+
+def _has_header(fields: list[str]) -> bool:
+    """Whether one of the fields is the header of a column of names."""
+    return any(header_key(field) in (*chain(*_HEADERS.values()), *_GENE, "cell", "index") for field in fields)
 
 
 def read_table(path: Path, dtype: Any) -> tuple[list[str], pd.DataFrame]:
@@ -276,6 +285,8 @@ def read_table(path: Path, dtype: Any) -> tuple[list[str], pd.DataFrame]:
             rows = csv.reader(table, delimiter=separator)
             header, second = next(rows), next(rows, [])
             if len(second) == len(header) + 1:
+                if separator == "," and _has_header(header[:1]) and not second[0].isdigit() and second[-1]:
+                    raise csv.Error("one field more than in the header; write points for decimals, 0.5")
                 header = ["", *header]  # R's write.table names no column for the row names
             file.seek(0)
             for _ in range(begin):

@@ -260,6 +260,8 @@ def jvp_along(g: Callable[[Tensor, Tensor], Tensor], x: Tensor, m: Tensor, delta
     out, toward_x, *_ = torch.func.jvp(lambda x: g(x, m), (x,), (delta,))
     check_rows(toward_x, x)
     toward_m = torch.func.jvp(lambda m: g(x, m), (m,), (delta,))[1]
+    if (infinite := ~(toward_x + toward_m).isfinite().all(dim=1)).any():
+        raise ValueError(f"the layer's derivative is NaN or infinite at gene {int(infinite.nonzero()[0])}")
     odd = torch.arange(len(x), device=x.device) % 2 == 1
     half = 0.5 + 0.5 * odd.to(x)[:, None]  # at the other genes, which must not be seen
     if not same(g(x * half, m * half)[odd], out[odd], out):
@@ -311,10 +313,10 @@ def undefined_at(result: Sensitivities, undefined: Tensor) -> Sensitivities:
 
 
 def announced(result: Sensitivities, layer: Layer) -> Sensitivities:
-    """The same, with a warning where a layer that is not called with [x, m] ignores the neighbour mean of every gene."""
-    ignored = (result.self_sensitivity > 0).any() and not (result.neighbor_sensitivity > 0).any()
-    if ignored and not isinstance(layer, Linear | Sequential):
-        what = "the layer's output does not depend on m at any gene, so that every weight is 1"
+    """The same, with a warning where a layer that is not called with [x, m] ignores x, or m, at every gene."""
+    to_x, to_m = (bool((S > 0).any()) for S in (result.self_sensitivity, result.neighbor_sensitivity))
+    if to_x != to_m and not isinstance(layer, Linear | Sequential):
+        what = f"the layer's output does not depend on {'m' if to_x else 'x'} at any gene, so that every weight is {to_x:d}"
         warnings.warn(f"{what}: is it called as it should be?", stacklevel=4)
     return result
 

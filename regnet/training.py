@@ -119,8 +119,8 @@ def pretrain(
     if resume and checkpoint is None:
         raise ValueError("resume=True needs checkpoint, the file that keeps the training; got None")
     x, path = data.x.detach().to(device), Path(checkpoint) if checkpoint else None
-    settings = data_settings(data, seed) | {"disjoint_train_ratio": float(disjoint_train_ratio), "patience": patience}
-    settings |= layer_settings(aggregator, weight)
+    settings = data_settings(data, seed, aggregator, weight)
+    settings |= {"disjoint_train_ratio": float(disjoint_train_ratio), "patience": patience}
     on_device = EdgeSplit(**{part: pairs.to(device) for part, pairs in vars(split).items()})
     with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device], device_type=device.type):
         torch.manual_seed(seed)
@@ -259,16 +259,13 @@ def _bar(progress: bool) -> Progress:
     return Progress(*columns, TextColumn("{task.fields[auprc]}"), console=Console(stderr=True), disable=not progress)
 
 
-def data_settings(data: Data, seed: int) -> dict[str, Any]:
-    """The seed and checksums of the data."""
-    return {"seed": int(seed), "expression": _digest(data.x), "edges": _digest(data.edge_index)}
-
-
-def layer_settings(aggregator: str, weight: Tensor | float | str | None) -> dict[str, Any]:
-    """The kind of the first layer."""
-    if weight is None:
-        return {"aggregator": aggregator}
-    return {"aggregator": aggregator, "weight": _digest(weight) if isinstance(weight, Tensor) else weight}
+def data_settings(
+    data: Data, seed: int, aggregator: str = "mlp", weight: Tensor | float | str | None = None
+) -> dict[str, Any]:
+    """The seed, checksums of the data, and the kind of the first layer."""
+    kind = {} if weight is None else {"weight": _digest(weight) if isinstance(weight, Tensor) else weight}
+    sums = {"expression": _digest(data.x), "edges": _digest(data.edge_index)}
+    return {"seed": int(seed), **sums, "aggregator": aggregator} | kind
 
 
 def _digest(values: Tensor) -> str:

@@ -151,6 +151,12 @@ def normal(rng: torch.Generator) -> Callable[..., Tensor]:
 
 
 @pytest.fixture
+def pair(normal: Callable[..., Tensor]) -> tuple[Tensor, Tensor]:
+    """Expression and regulators' mean of eleven genes in four cells."""
+    return normal(11, 4), normal(11, 4)
+
+
+@pytest.fixture
 def random_graph(rng: torch.Generator) -> Callable[[int, int], Tensor]:
     """Distinct edges of a random graph without self loops whose last gene has no regulator."""
 

@@ -105,7 +105,13 @@ def test_the_convolution_is_one_of_pyg(bias, graph):
     close(conv(x, edge_index), expected)
     ones = torch.ones(edge_index.size(1)).double()
     adj_t = torch.sparse_coo_tensor(edge_index.flip(0), ones, (12, 12), check_invariants=True).coalesce()
-    close(conv(x, adj_t), expected)
+    for adjacency in (
+        adj_t,
+        adj_t.to_sparse_csr(),
+        adj_t.to_sparse_csc(),
+        torch.sparse_coo_tensor(adj_t.indices(), ones, (12, 12), check_invariants=True),
+    ):
+        close(conv(x, adjacency), expected)
     assert repr(conv) == "PosteriorMeanConv(5, 3)"
     turned = PosteriorMeanConv(5, 3, w, bias=bias, flow="target_to_source").double()
     turned.load_state_dict(conv.state_dict())
@@ -141,6 +147,8 @@ def test_lazy_channels_and_static_graphs(graph):
     )
     with pytest.raises(ValueError, match="one number of features"):
         PosteriorMeanConv((5, 4), 3)
+    with pytest.raises(ValueError, match="node_dim=-2; got 0"):
+        PosteriorMeanConv(5, 3, w, node_dim=0)
 
 
 @pytest.mark.parametrize("num_nodes", [None, 12])

@@ -4,25 +4,15 @@ from __future__ import annotations
 
 import pickle
 from contextlib import suppress
-from pathlib import Path
 
 import pytest
 import torch
+from examples import Code
 from torch import nn
 from torch_geometric.nn import GATConv, SAGEConv
 
 from regnet import RegNet
 from regnet.checkpoint import load_layers
-
-
-class Code:
-    """Creates a file when unpickled."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return Path.touch, (self.path,)
 
 
 @pytest.fixture

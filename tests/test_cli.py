@@ -26,7 +26,6 @@ from regnet.data import dataset_names, load_dataset
 from regnet.report import REPORT_FILES, SHRINKAGE_FILES
 
 AWKWARD = ["NA", "nan", "TRUE", "007", "1-Mar", "HLA DRA", 'beta"2', "ß-catenin", "a,b"]
-SECOND = "graphsage.layers.1.agg"
 PROGRAM = [sys.executable, "-c", "from regnet.cli import app; app()"]
 
 
@@ -168,6 +167,10 @@ def test_outputs_are_not_replaced_without_force(run, tiny_data, tmp_path):
         tiny_data[field] = whole[:, :-1]
         assert_error(run(*arguments, "--resume"), f"o holds a finished training with {word};", "give another --out")
         tiny_data[field] = whole
+    for field, other in (("gene_names", [f"h{k}" for k in range(40)]), ("is_tf", ~tiny_data.is_tf)):
+        before_it, tiny_data[field] = tiny_data[field], other
+        assert_error(run(*arguments, "--resume"), "o holds a finished training on other names;")
+        tiny_data[field] = before_it
     (tmp_path / "o" / "settings.json").write_text("[")
     assert_error(run(*arguments, "--resume"), "o holds a finished training with seed=None, not 0")
     (tmp_path / "o" / "settings.json").write_bytes(before["settings.json"])
@@ -543,13 +546,17 @@ def test_pretrain_with_weights_of_a_file_writes_them_as_w_eff(run, tmp_path):
     assert other.exit_code == 1 and "aggregator=posterior-mean, not mlp" in other.stderr
 
 
-def test_pretrain_learns_weights_which_shrinkage_reads(run, tmp_path):
+def test_pretrain_learns_weights_which_shrinkage_reads(run, tiny_data, tmp_path):
     options = ("--aggregator", "posterior-mean", "--weights", "learned", "--epochs", 6, "--controls", 0)
     assert run("pretrain", "tiny", "--out", "out", *options).exit_code == 0
     result = run("shrinkage", "tiny", "--checkpoint", "out/regnet_pretrained.pth", "--controls", 0)
     assert result.exit_code == 0, result.output
     files = "out/shrinkage.csv", "shrinkage_outputs/tiny/shrinkage.csv"
     before, after = (pd.read_csv(tmp_path / name, index_col=0)["w_eff"] for name in files)
+    assert "trained on another expression" not in result.stderr
+    tiny_data.x = tiny_data.x.flip(1)
+    again = run("shrinkage", "tiny", "--checkpoint", "out/regnet_pretrained.pth", "--controls", 0, "--force")
+    assert "Notice: the layer was trained on another expression" in again.stderr
     known = before.notna()
     np.testing.assert_allclose(before[known], after[known], rtol=1e-6)
     assert before[known].nunique() > 10

@@ -166,6 +166,11 @@ def test_what_wraps_a_layer_changes_nothing(normal):
         expected = effective_weight_on_graph(layer, x, GRAPH)
         for wrapped in (torch.compile(layer), nn.DataParallel(layer)):
             close(effective_weight_on_graph(wrapped, x, GRAPH), expected)
+    hook = wrapped.register_forward_hook(lambda module, inputs, output: output.tanh())  # but a hook of the wrapper's own
+    by_wrapper = effective_weight_on_graph(wrapped, x, GRAPH)
+    hook.remove()
+    layer.register_forward_hook(lambda module, inputs, output: output.tanh())
+    close(by_wrapper, effective_weight_on_graph(layer, x, GRAPH))
 
 
 def test_a_layer_in_training_is_measured_without_its_dropout_and_left_in_training(normal):
@@ -273,6 +278,36 @@ def test_a_layer_that_cannot_be_measured_is_refused_with_the_reason(make, words,
     torch.manual_seed(5)
     layer = make().double().eval()
     refused(lambda: effective_weight_on_graph(layer, normal(GENES, F), GRAPH), *words, error=TypeError)
+
+
+@pytest.mark.parametrize("loud", [1, 1e6], ids=["bias", "loud gene"])
+def test_neither_a_bias_nor_a_loud_gene_hides_that_a_response_owes_to_other_genes(loud, normal):
+    """Outputs agree to rounding: beside a bias all responses are small, and beside a loud gene those of the others."""
+    x, layer = 1e-6 * normal(GENES, F), made(Network).float()
+    x[-1] *= loud / 1e-6 if loud > 1 else 1
+    refused(lambda: effective_weight_on_graph(layer, x.float(), GRAPH), "depend on more than", error=TypeError)
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm1d(5, track_running_stats=False), pyg.GraphNorm(5), pyg.PairNorm()])
+def test_a_graph_of_two_equal_halves_does_not_hide_a_norm_over_genes(norm, normal):
+    ring = torch.stack([torch.arange(8), (torch.arange(8) + 1) % 4 + torch.arange(8) // 4 * 4])
+    x = normal(4, F).repeat(2, 1)
+    refused(lambda: effective_weight_on_graph(followed_by(norm).double(), x, ring), "over genes", error=TypeError)
+
+
+def test_data_that_a_layer_changes_in_place_stay_as_they_are(normal):
+    class Activated(pyg.GraphConv):
+        inplace = False
+
+        def forward(self, x, edge_index):
+            x = [nn.functional.relu(part, inplace=self.inplace) for part in (x if isinstance(x, tuple) else (x, x))]
+            return super().forward(tuple(x), edge_index)
+
+    x, layer = normal(GENES, F), made(lambda: Activated(F, 5))
+    before, expected = x.clone(), effective_weight_on_graph(layer, x, GRAPH)
+    layer.inplace = True
+    close(effective_weight_on_graph(layer, x, GRAPH), expected)
+    close(x, before)
 
 
 def test_modules_of_several_edge_types_are_refused_with_their_convolutions(normal):

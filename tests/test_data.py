@@ -173,6 +173,14 @@ def test_unusable_input_is_refused(change, edges, error, words):
         make_dataset(change(EXPRESSION), edges)
 
 
+def test_raw_counts_are_announced_in_memory_and_on_disk():
+    counts = pd.DataFrame([[0, 1, 30], [2, 5, 0]], index=["SPI1", "LYZ"], columns=list("abc"))
+    on_disk = anndata.AnnData(da.from_array(counts.to_numpy().T), var=pd.DataFrame(index=counts.index))
+    for expression in (counts, on_disk):
+        with pytest.warns(UserWarning, match="seems to be raw counts"):
+            make_dataset(expression, [("SPI1", "LYZ")])
+
+
 def test_an_integer_dtype_is_refused_and_what_float32_cannot_hold_is_zero():
     with pytest.raises(TypeError, match="float32 or float64"):
         make_dataset(EXPRESSION, EDGE, dtype=torch.int64)

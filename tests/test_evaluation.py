@@ -35,16 +35,9 @@ def test_any_graph_is_split_into_disjoint_parts_that_cover_every_pair_of_its_reg
     own = {(regulator, regulator) for regulator in regulators} - set(edges)
     assert everything == {(regulator, target) for regulator in regulators for target in range(num_genes)} - own
     assert {pair for name in PARTS if "non" not in name for pair in members[name]} == set(edges)
-
-
-@given(num_genes=st.integers(1, 12), data=st.data(), seed=st.integers(0, 50))
-def test_both_orders_of_a_pair_are_in_one_part(num_genes, data, seed):
-    gene = st.integers(0, num_genes - 1)
-    edges = data.draw(st.lists(st.tuples(gene, gene), min_size=1, max_size=20))
-    members = parts(split_edges(torch.tensor(edges).T, num_genes, seed))
     unordered = {part: {frozenset(pair) for kind in ("edges", "non_edges") for pair in members[f"{part}_{kind}"]}
                  for part in ("train", "val", "test")}  # fmt: skip
-    assert sum(map(len, unordered.values())) == len(set().union(*unordered.values()))
+    assert sum(map(len, unordered.values())) == len(set().union(*unordered.values())), "both orders of a pair in one part"
 
 
 def test_mutual_edges_are_shared_out_between_their_two_regulators():

@@ -5,10 +5,14 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
+import statsmodels.api as sm
 from scipy import stats
+from sklearn.preprocessing import SplineTransformer
+from statsmodels.formula.api import mixedlm
 
-from regnet import mean_interval
+from regnet import mean_interval, over_matrices
 from regnet.figures import trend_band
 from regnet.intervals import Contrast, contrast, decide, effective_clusters, resample_regulators
 
@@ -89,9 +93,6 @@ def test_what_has_no_interval_is_refused(call, message):
 
 
 def test_the_band_has_the_standard_errors_hc3_of_statsmodels():
-    import statsmodels.api as sm
-    from sklearn.preprocessing import SplineTransformer
-
     rng = np.random.default_rng(1)
     x = rng.uniform(0, 1, 80)
     y = 0.3 + 0.2 * x + 0.1 * rng.normal(size=80)
@@ -114,11 +115,6 @@ def test_the_band_is_wide_where_one_gene_alone_determines_the_spline():
 
 
 def test_networks_of_one_matrix_count_as_one_and_the_interval_is_that_of_the_random_effect():
-    import pandas as pd
-    from statsmodels.formula.api import mixedlm
-
-    from regnet import over_matrices
-
     matrices = np.repeat(["a", "b", "c", "d"], 3)
     estimates = np.array([1.0, 1.2, 0.9, -0.4, -0.2, -0.5, 2.1, 2.0, 2.2, 0.3, 0.1, 0.5])
     found = over_matrices(estimates, matrices)
@@ -130,7 +126,5 @@ def test_networks_of_one_matrix_count_as_one_and_the_interval_is_that_of_the_ran
 
 @pytest.mark.parametrize("case", [([0.1, 0.2], ["a", "a"]), ([0.1, 0.2], ["a", "b", "c"]), ([0.1, math.nan], ["a", "b"])])
 def test_a_mean_over_matrices_needs_two_of_them_and_one_for_each_network(case):
-    from regnet import over_matrices
-
     with pytest.raises(ValueError, match=r"over_matrices needs one matrix a network|infs or NaNs"):
         over_matrices(*case)

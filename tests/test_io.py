@@ -21,7 +21,7 @@ from scipy.io import mmwrite
 from scipy.sparse import csc_matrix, csr_matrix
 
 from regnet import effective_weight_on_graph, make_dataset
-from regnet.io import dataset_name, read_expression, read_names, read_network, to_memory
+from regnet.io import dataset_name, read_expression, read_names, read_network, read_weights, to_memory
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*X has negative values"
@@ -94,7 +94,7 @@ def test_a_number_may_be_written_in_other_ways(write, entry, value):
     ("text", "cells", "values"),
     [
         ("gene;c1\nA;1.234\n", ["c1"], [[1.234]]),  # a point between thousands
-        ("gene,c1\nA,1,2\nB,3,4\n", ["gene", "c1"], [[1, 2], [3, 4]]),  # as R writes it, or a value too many
+        ("c1,c2\nA,1,2\nB,3,4\n", ["c1", "c2"], [[1, 2], [3, 4]]),  # as R writes it, or a value too many
         (",0,1,2\nA,5,6,7\n", ["0", "1", "2"], [[5, 6, 7]]),  # names of pandas, or values without a header
         ("gene,c1\nA,1.", ["c1"], [[1]]),  # 1.25 cut off
         ("g,c1\nSpi1,1\nSPI1,2\n", ["c1"], [[1], [2]]),
@@ -131,6 +131,7 @@ def test_cells_may_be_called_anything(write, cells):
         ('"c1" "c2"\n"A" 1 2\n', ["between tabs, commas or semicolons"]),
         ("g;c1;c2\nA;1,5;2\n", ["gene 'A'", "'1,5'", "write points for decimals and nothing between thousands"]),
         ("g,c1,c2\nA,1,5,2,5\n", ["expected 3 fields, saw 5"]),
+        ("gene,c1\nA,1,2\nB,3,4\n", ["one field more", "write points for decimals"]),
         ("gene,c1,c2\nA,1,2,\n", ["does the line end with a separator?"]),
         ('gene,c1\n"A,1\nB,2\n', ["quotation mark"]),
         (f'gene,"{"c" * 200_000}\nA,1\n', ["quotation mark"]),
@@ -351,6 +352,10 @@ TOOLS = {
     "# Target, TF; again": ("# v1, x\n# Target_Gene;Transcription-Factor\nLYZ;SPI1\n", "SPI1 LYZ"),
     "a remark": ("# made by R, 2024\tv1\tx\ntarget\ttf\nLYZ\tSPI1\n", "SPI1 LYZ"),
     "a remark with as many commas": ("# made by R, 2024\n\ntarget,tf\nLYZ,SPI1\n", "SPI1 LYZ"),
+    "an edge left out, without a header": ("#SPI1,NA\nSPI1,LYZ\n", "SPI1 LYZ"),
+    "a remark as wide as the header": ("#date,2024\nTarget,TF\nLYZ,SPI1\n", "SPI1 LYZ"),
+    "R with commas": ('"TF","target","weight"\n"1","SPI1","LYZ",0.5\n', "SPI1 LYZ 0.5"),
+    "a source that is a database": ("Gene1,Gene2,source\nSPI1,LYZ,ChIP\n", "SPI1 LYZ"),
     "a label between": ("Target.Gene\tlabel\tTF.name\nLYZ\t1\tSPI1\nNA\t0.0\tSPI1\n", "SPI1 LYZ"),
     "0 and 1 below any header": ("tf,target,is_true\nSPI1,LYZ,TRUE\nSPI1,NA,FALSE\n", "SPI1 LYZ 1.0"),
     "a header that says nothing of the third": ("tf,target,p\nSPI1,LYZ,0\nSPI1,NA,0.5\n", "SPI1 LYZ;SPI1 NA"),
@@ -500,14 +505,33 @@ def test_an_unknown_column_and_a_threshold_without_weights_are_refused(write):
         "TFs\nSPI1\nNA\n",
         "HGNC symbol,Is TF?\nSPI1,Yes\nLYZ,No\nNA,Yes\n",
         "gene,is_tf\nSPI1,1\nLYZ, FALSE\nCD4,0\nNA,TRUE\n",
+        "gene,is_tf\nSPI1,Y\nLYZ,N\nCD4,\nNA,y\n",
     ],
 )
 def test_names_come_from_the_column_of_regulators_or_genes_or_the_only_one(write, text):
     assert read_names(write("tfs.csv", text)) == ["SPI1", "NA"]
 
 
+def test_columns_called_like_genes_are_no_header(write):
+    """The first edge would be taken for the header, and be lost."""
+    path = write("e.csv", "SPI1,LYZ\nSPI1,NA\n")
+    named = {"regulator": "SPI1", "target": "LYZ"}
+    refused(lambda: read_network(path, genes=GENES, **named), "expected the headers of columns; got the genes SPI1, LYZ")
+
+
+def test_versions_of_ensembl_do_not_hide_an_edge_without_a_header(write):
+    path = write("e.tsv", "ENSG00000000012.4\tENSG00000000007.1\nENSG00000000012.4\tENSG00000000009.1\n")
+    assert len(read_network(path, genes=["ENSG00000000012", "ENSG00000000007", "ENSG00000000009"]).table) == 2
+
+
+def test_weights_without_a_header_are_refused(write):
+    path = write("w.csv", "SPI1,0.3\nLYZ,0.4\n")
+    refused(lambda: read_weights(path, GENES), "expected a header, such as gene and weight; got the line 'SPI1 0.3'")
+
+
 def test_a_list_without_names_is_refused(write):
     refused(lambda: read_names(write("tfs.csv", "TF\n")), "tfs.csv: expected names of genes")
+    refused(lambda: read_names(write("tfs.csv", "gene,is_tf\nSPI1,maybe\n")), "expected yes or no as is_tf; got 'maybe'")
     refused(lambda: read_names(write("tfs.csv", "LYZ,SPI1\nNA,SPI1\n")), "tfs.csv: expected names", "1 lines of LYZ, SPI1")
 
 
@@ -673,6 +697,11 @@ def test_10x_is_read_by_its_identifiers_where_symbols_repeat(tmp_path, kind):
     refused(lambda: read_expression(path), "more than once: B;", 'gene_column="gene_ids" (--gene-column gene_ids)')
     refused(lambda: read_expression(path, raw=True), f"{path}: there is no raw; layers: none; raw: no")
     assert read_expression(path, transpose=True).shape == (3, 4)
+
+
+def test_blanks_around_names_are_left_out(store):
+    path = store(X, genes=pd.DataFrame(index=["SPI1 ", " LYZ", "CD4"]))
+    assert read_expression(path).var_names.tolist() == ["SPI1", "LYZ", "CD4"]
 
 
 @pytest.mark.parametrize("names", [["A", "B", "A"], ["A", "", "B"]])

@@ -44,11 +44,6 @@ WEIGHTS = {
 }
 
 
-@pytest.fixture
-def pair(normal):
-    return normal(11, 4), normal(11, 4)
-
-
 # The family for which it is the weight
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from examples import Code
 from scipy.sparse import csr_matrix
 from typer.testing import CliRunner
 
@@ -51,16 +52,6 @@ def test_our_code_and_the_cells_of_the_book_unpickle_and_evaluate_nothing():
 
 
 # Data files
-
-
-class Code:
-    """Makes a file when unpickled."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return Path.touch, (self.path,)
 
 
 @pytest.fixture

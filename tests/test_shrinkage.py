@@ -27,11 +27,6 @@ METHODS = {method: partial(effective_weight, method=method) for method in ("exac
 every_weight = pytest.mark.parametrize("weight", [*METHODS.values(), secant_weight], ids=[*METHODS, "secant"])
 
 
-@pytest.fixture
-def pair(normal):
-    return normal(11, 4), normal(11, 4)
-
-
 # Eq. (3): three routes to one number
 
 
@@ -170,6 +165,26 @@ def test_dropout_has_no_effect_and_training_mode_is_restored(weight, pair):
         weight(layer, *(values[:, :3] for values in pair))
     assert [module.training for module in layer.modules()] == modes
     assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("weight", [METHODS["jvp"], METHODS["finite-difference"], secant_weight])
+def test_dropout_has_no_effect_inside_a_function_either(weight, pair):
+    layer = dropping()
+    expected = weight(layer.eval(), *pair)
+    layer.train()
+    close(weight(lambda x, m: layer(torch.cat([x, m], dim=1)), *pair), expected)
+    assert all(module.training for module in layer.modules())
+
+
+def test_lower_precision_around_a_call_has_no_effect(pair):
+    layer, (x, m) = mlp().float(), (values.float() for values in pair)
+    expected = effective_weight(layer, x, m)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(effective_weight(layer, x, m), expected)
+
+
+def test_an_infinite_derivative_is_refused(pair):
+    refused(lambda: effective_weight(lambda x, m: (x + m).relu().sqrt(), *pair, "jvp"), "NaN or infinite at gene")
 
 
 def test_dropout_has_no_effect_on_slopes_and_kinks_either(pair):

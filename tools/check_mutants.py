@@ -36,13 +36,14 @@ FAULTS = (
     ("layers.py", "(z > 0).to(z.dtype)", "(z >= 0).to(z.dtype)", "layers shrinkage"),
     ("engine.py", "smallest[genes])", "smallest[: len(left)])", "engine"),
     ("convolution.py", 'getattr(layer, "flow", "") != "target_to_source"', "True", "engine blockwise"),
+    ("convolution.py", "same(slopes / unit, slope / unit, unit.new_ones(1))", "True", "convolutions"),
     ("engine.py", "largest = entries.amax() if entries.any() else", "largest =", "engine"),
     ("blockwise.py", "dense_blocks(x).astype(np.float64)", "dense_blocks(x)", "blockwise"),
-    ("evaluation.py", "pair_features(split.train_edges, num_genes", "pair_features(split.test_edges, num_genes", "training"),
-    ("evaluation.py", "for regulator in edge_index[0].unique():", "for regulator in torch.arange(num_genes):", "training"),
+    ("evaluation.py", "features = pair_features(split.train", "features = pair_features(split.test", "evaluation"),
+    ("evaluation.py", "torch.arange(num_genes), edge_index[0].unique()", "(torch.arange(num_genes),) * 2", "evaluation"),
     ("training.py", "x, split.train_edges[:, messages]", "x, torch.cat([*vars(split).values()], 1)", "training"),
     ("training.py", "Pretrained(model, split.train_edges,", "Pretrained(model, split.test_edges,", "training"),
-    ("training.py", "auprc > best", "auprc >= best", "training"),
+    ("training.py", "auprc > state", "auprc >= state", "training"),
 )  # fmt: skip
 
 
