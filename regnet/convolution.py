@@ -138,7 +138,8 @@ def through_layer(
         unit = torch.where(largest > 0, largest, 1)
         if not (same(outs, real[genes], real) and same(slopes / unit, slope / unit, unit.new_ones(1))):
             raise UnreadableLayerError("")
-        _output(layer, x, edge_index, features)  # so that no hook leaves the layer a tensor of jvp
+        if has_hooks(layer):
+            _output(layer, x, edge_index, features)  # so that none leaves the layer a tensor of jvp
     except Exception as error:  # whatever somebody's own layer raises
         raise UnreadableLayerError(_refusal(layer, x, edge_index, features, error)) from error
     both = (torch.cat(part) for part in zip(*(vars(part).values() for part in parts), strict=True))
