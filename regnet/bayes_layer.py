@@ -89,6 +89,7 @@ class PosteriorMeanAggregator(Module):
     Raises:
         ValueError: weights outside [0, 1], or of another number of genes than the features.
 
+    >>> _ = torch.manual_seed(0)
     >>> layer = PosteriorMeanAggregator(5, 3, weight=torch.tensor([0.25, 1.0]))
     >>> from regnet import effective_weight
     >>> effective_weight(layer, torch.rand(2, 5), torch.rand(2, 5)).round(decimals=4)

@@ -21,7 +21,7 @@ from torch_geometric.utils import add_self_loops, remove_self_loops
 
 from regnet.checks import check_device, some
 from regnet.layers import LayerWeights, UnreadableLayerError, check_parameters, has_hooks, unwrapped
-from regnet.shrinkage import Sensitivities, norms, same
+from regnet.shrinkage import Sensitivities, lengths, norms, same, same_by_row
 
 _NUMBERS_AT_ONCE = 2**21
 """Edges x features of a block of targets; the layer and its derivative keep some ten arrays of that size."""
@@ -134,9 +134,7 @@ def through_layer(
         if not (slope := slope[genes]).isfinite().all():
             raise ValueError("its derivative has NaN or infinite entries")
         outs, slopes = map(torch.cat, zip(*probes, strict=True))
-        largest = slope.abs().amax(dim=1, keepdim=True)
-        unit = torch.where(largest > 0, largest, 1)
-        if not (same(outs, real[genes], real) and same(slopes / unit, slope / unit, unit.new_ones(1))):
+        if not (same(outs, real[genes], real) and same_by_row(slopes, slope, lengths(slope))):
             raise UnreadableLayerError("")
         if has_hooks(layer):
             _output(layer, x, edge_index, features)  # so that none leaves the layer a tensor of jvp

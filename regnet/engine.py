@@ -57,9 +57,10 @@ def sensitivities_on_graph(layer: Layer, x: Tensor | Array, edge_index: Tensor, 
     for genes to be recomputed. Beyond its input this takes the memory of about two arrays of genes x 2 hidden.
 
     Every other convolution of PyTorch Geometric that can be called on a pair of node sets, and any other ``g(x, m)``, goes
-    through forward-mode automatic differentiation of the layer itself (not on Dask): four passes through it at most. Then
+    through forward-mode automatic differentiation of the layer itself (not on Dask), in four passes through it. Then
     :math:`S_m` is the response to all regulators moving together along :math:`\delta`, whatever the aggregation, and self
-    loops that the layer adds move with the gene. What it computes there is compared with its output on this graph. The
+    loops that the layer adds move with the gene. Its output, and its derivative in a random direction, are compared with
+    those on this graph. The
     response of a ``GCNConv`` is :math:`\Theta\delta` times what degrees alone decide,
     :math:`w_i = 1 / (1 + \sum_{j \in \Gamma(i)} \sqrt{d_i / d_j})` with :math:`d_i = 1 + |\Gamma(i)|`.
 

@@ -257,14 +257,19 @@ def check_rows(out: Tensor, x: Tensor) -> None:
 
 def jvp_along(g: Callable[[Tensor, Tensor], Tensor], x: Tensor, m: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
     """A delta and B delta of every gene, (genes, outputs) each, by forward-mode automatic differentiation."""
-    out, toward_x, *_ = torch.func.jvp(lambda x: g(x, m), (x,), (delta,))
+    toward_x = torch.func.jvp(lambda x: g(x, m), (x,), (delta,))[1]
     check_rows(toward_x, x)
     toward_m = torch.func.jvp(lambda m: g(x, m), (m,), (delta,))[1]
     if (infinite := ~(toward_x + toward_m).isfinite().all(dim=1)).any():
         raise ValueError(f"the layer's derivative is NaN or infinite at gene {int(infinite.nonzero()[0])}")
-    odd = torch.arange(len(x), device=x.device) % 2 == 1
-    half = 0.5 + 0.5 * odd.to(x)[:, None]  # at the other genes, which must not be seen
-    if not same(g(x * half, m * half)[odd], out[odd], out):
+    # By itself, a gene that moves c times as far responds c times as much, however far the others move.
+    c = 0.5 + torch.rand(len(x), 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).to(x)
+    together = torch.func.jvp(g, (x, m), (c * delta, c * delta))[1]
+    g(x, m)  # so that no hook leaves the layer a tensor of jvp
+    size, step = torch.maximum(lengths(toward_x), lengths(toward_m)), lengths(delta)
+    gain = (size / torch.where(step > 0, step, 1)).amax() if len(x) else 0
+    size = size + torch.finfo(x.dtype).eps ** 0.5 * gain * step  # a layer that cancels what it sees leaves its rounding
+    if not same_by_row(together, c * (toward_x + toward_m), size):
         raise ValueError("the layer must treat every gene by itself; its output at a gene changes with the other genes")
     return toward_x, toward_m
 
@@ -325,6 +330,12 @@ def same(out: Tensor, other: Tensor, scale: Tensor) -> bool:
     """Whether two outputs differ by no more than rounding, beside the largest entry of a third."""
     tolerance = torch.finfo(out.dtype).eps ** 0.5 * (scale.abs().nan_to_num().amax() if scale.numel() else 0)
     return torch.allclose(out, other, rtol=0, atol=float(tolerance), equal_nan=True) if out.shape == other.shape else False
+
+
+def same_by_row(out: Tensor, other: Tensor, size: Tensor) -> bool:
+    """Whether the rows of two derivatives differ by no more than rounding, beside a length of their own."""
+    unit = torch.where(size > 0, size, 1)[:, None]
+    return same(out / unit, other / unit, unit.new_ones(1))
 
 
 def lengths(rows: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from copy import deepcopy
 
 import dask.array
@@ -87,7 +86,7 @@ def test_other_layers_go_through_forward_mode_on_a_graph(layer, normal, random_g
     expected = oracle(layer, x, edge_index)
     assert expected[-1].isnan()
     close(effective_weight_on_graph(layer, x, edge_index), expected)
-    close(effective_weight_on_graph(layer, sparse(x), edge_index), expected)
+    close(effective_weight_on_graph(layer, x.to_sparse_csr(), edge_index), expected)
 
 
 def test_dropout_has_no_effect_on_a_graph_even_behind_a_method(normal, random_graph):
@@ -133,17 +132,11 @@ def test_the_weight_of_a_linear_layer_survives_any_scale_of_float32(scale, norma
     expected = effective_weight_on_graph(layer, x, edge_index)
     m = neighbor_mean(x, edge_index)
     close(effective_weight(layer, scale * x, scale * m), effective_weight(layer, x, m), rtol=1e-4, atol=1e-5)
-    for matrix in (scale * x, sparse(scale * x)):
+    for matrix in (scale * x, (scale * x).to_sparse_csr()):
         close(effective_weight_on_graph(layer, matrix, edge_index), expected, rtol=1e-4, atol=1e-5)
 
 
 # Sparse expression
-
-
-def sparse(x):
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
-        return x.to_sparse_csr()
 
 
 @pytest.mark.parametrize("layer", layers(), ids=lambda layer: type(layer).__name__)
@@ -153,7 +146,7 @@ def test_csr_give_what_the_dense_matrix_gives(layer, dtype, tolerance, normal, r
     x, edge_index = normal(30, 4).to(dtype).relu(), random_graph(30, 60)
     x[3], x[7] = 0, x[edge_index[0, edge_index[1] == 7]].mean(dim=0)  # all zero, and recomputed from delta
     expected = effective_weight_on_graph(layer, x, edge_index)
-    got = effective_weight_on_graph(layer, sparse(x), edge_index)
+    got = effective_weight_on_graph(layer, x.to_sparse_csr(), edge_index)
     torch.testing.assert_close(got, expected, rtol=0, atol=tolerance, equal_nan=True)
 
 
@@ -163,11 +156,11 @@ def test_sparse_expression_of_another_kind_or_not_finite_is_refused(normal, rand
         effective_weight_on_graph(mlp(), x.to_sparse(), edge_index)
     x[5, 2] = torch.inf
     with pytest.raises(ValueError, match="x must be finite; got inf at gene 5, cell 2"):
-        effective_weight_on_graph(mlp(), sparse(x), edge_index)
+        effective_weight_on_graph(mlp(), x.to_sparse_csr(), edge_index)
 
 
 def test_an_all_zero_matrix_in_csr_is_undefined(random_graph):
-    assert effective_weight_on_graph(mlp(), sparse(torch.zeros(9, 4).double()), random_graph(9, 20)).isnan().all()
+    assert effective_weight_on_graph(mlp(), torch.zeros(9, 4).double().to_sparse_csr(), random_graph(9, 20)).isnan().all()
 
 
 def test_messages_against_the_edges(normal, random_graph):
@@ -232,7 +225,12 @@ def test_in_float32_genes_that_almost_equal_their_mean_agree_with_float64(shift,
     layer, x, edge_index = mlp(cells=6).float(), (shift + normal(40, 6)).float(), random_graph(40, 200)
     expected = effective_weight_on_graph(deepcopy(layer).double(), x.double(), edge_index)
     chunks = dask.array.from_array(x.numpy(), chunks=(-1, 4))
-    for route, matrix in ((layer, x), (layer, sparse(x)), (layer, chunks), (lambda x, m: layer(torch.cat([x, m], 1)), x)):
+    for route, matrix in (
+        (layer, x),
+        (layer, x.to_sparse_csr()),
+        (layer, chunks),
+        (lambda x, m: layer(torch.cat([x, m], 1)), x),
+    ):
         got = effective_weight_on_graph(route, matrix, edge_index).double()
         torch.testing.assert_close(got, expected, rtol=0, atol=2e-5, equal_nan=True)
 

@@ -27,7 +27,6 @@ class Operators(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
 @pytest.mark.parametrize("kind", ["dense", "csr", "blockwise"])
 def test_every_call_asks_for_the_same_work_and_keeps_no_tensor(kind, normal, random_graph):
     layer, x, graph = mlp(cells=200, hidden=32, out=8).requires_grad_(False), normal(300, 200), random_graph(300, 900)

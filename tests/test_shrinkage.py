@@ -183,6 +183,18 @@ def test_lower_precision_around_a_call_has_no_effect(pair):
         assert torch.equal(effective_weight(layer, x, m), expected)
 
 
+@pytest.mark.parametrize("bias", [0, 1e9])
+@pytest.mark.parametrize("others", [lambda h: h.mean(dim=0), lambda h: h.std(dim=0), lambda h: h.flip(0)])
+def test_a_layer_that_mixes_genes_is_refused_even_behind_a_bias(bias, others, pair):
+    layer = mlp()
+
+    def mixed(x, m):
+        h = layer(torch.cat([x, m], dim=1))
+        return h + others(h) + bias
+
+    refused(lambda: effective_weight(mixed, *pair, "jvp"), "must treat every gene by itself")
+
+
 def test_an_infinite_derivative_is_refused(pair):
     refused(lambda: effective_weight(lambda x, m: (x + m).relu().sqrt(), *pair, "jvp"), "NaN or infinite at gene")
 

@@ -36,7 +36,7 @@ FAULTS = (
     ("layers.py", "(z > 0).to(z.dtype)", "(z >= 0).to(z.dtype)", "layers shrinkage"),
     ("engine.py", "smallest[genes])", "smallest[: len(left)])", "engine"),
     ("convolution.py", 'getattr(layer, "flow", "") != "target_to_source"', "True", "engine blockwise"),
-    ("convolution.py", "same(slopes / unit, slope / unit, unit.new_ones(1))", "True", "convolutions"),
+    ("convolution.py", "same_by_row(slopes, slope, lengths(slope))", "True", "convolutions"),
     ("engine.py", "largest = entries.amax() if entries.any() else", "largest =", "engine"),
     ("blockwise.py", "dense_blocks(x).astype(np.float64)", "dense_blocks(x)", "blockwise"),
     ("evaluation.py", "features = pair_features(split.train", "features = pair_features(split.test", "evaluation"),
