@@ -18,6 +18,7 @@ from regnet.shrinkage import (
     kink_distance,
     lengths,
     local_affine,
+    same,
     secant_weight,
     sensitivities,
 )
@@ -181,6 +182,15 @@ def test_lower_precision_around_a_call_has_no_effect(pair):
     expected = effective_weight(layer, x, m)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(effective_weight(layer, x, m), expected)
+
+
+def test_outputs_are_the_same_up_to_rounding_beside_the_largest_entry():
+    out, rounding = torch.tensor([[1.0, -1000.0]]).double(), 1000 * 2.0**-26
+    assert same(out, out + 0.9 * rounding, out) and not same(out, out + 1.1 * rounding, out)
+    assert not same(out, out + 0.9 * rounding, out / 1000)
+    nothing = out * torch.nan
+    assert same(nothing, nothing, nothing) and not same(nothing, out, out)
+    assert same(out[:0], out[:0], out[:0]) and not same(out, out[:, :1], out)
 
 
 @pytest.mark.parametrize("bias", [0, 1e9])
