@@ -7,8 +7,13 @@ function reachTables() {
   }
 }
 window.addEventListener("resize", reachTables);
+let scrolled = false; // by the reader
+for (const event of ["wheel", "touchmove", "keydown"]) window.addEventListener(event, () => { scrolled = true; }, { once: true, passive: true });
 window.addEventListener("load", async () => {
   if (window.MathJax && MathJax.startup) await MathJax.startup.promise;
+  // Formulas above the section that an address names have pushed it away.
+  const section = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  if (section && !scrolled) section.scrollIntoView();
   // MathJax makes every formula a stop of the Tab key, hundreds a page; only a wide one, which scrolls, needs to be one.
   for (const formula of document.querySelectorAll("mjx-container:not([display])")) formula.removeAttribute("tabindex");
   reachTables();
