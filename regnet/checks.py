@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
+from scipy.sparse import issparse
 from torch import Tensor
 
 _WHOLE = (torch.int32, torch.int64)
@@ -138,6 +139,7 @@ def is_scaled(x: Any) -> bool:
 def is_counts(x: Any) -> bool:
     """Whether a matrix has nothing but whole numbers, some too large for logarithms of counts."""
     x = _first_block(x)
+    x = x.data if issparse(x) else x
     return bool(20 < x.max() < 2**31) and not bool((x != x.round()).sum())
 
 

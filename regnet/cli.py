@@ -354,8 +354,11 @@ def _check_finished(out: Path, data: Data, settings: dict[str, Any]) -> None:
 
     from regnet.training import differences
 
-    table = pd.read_csv(out / "shrinkage.csv", index_col=0, dtype=str, na_filter=False)
-    if [*table.index] != data.gene_names or (table["is_tf"] == "True").tolist() != data.is_tf.tolist():
+    names: dict[str, bool] = {}
+    with suppress(ValueError, KeyError):  # a damaged table is none of this training
+        is_tf = pd.read_csv(out / "shrinkage.csv", index_col=0, dtype=str, na_filter=False)["is_tf"]
+        names = (is_tf == "True").to_dict()
+    if list(names.items()) != list(zip(data.gene_names, data.is_tf.tolist(), strict=True)):
         raise FileExistsError(
             f"{out} holds a finished training on other names; give another --out, or start over with --force"
         )
@@ -372,7 +375,9 @@ def _say_if_trained_elsewhere(checkpoint: Path, data: Data) -> None:
     """The weights of a layer belong to cells, in their order, and to the unit that it was trained in."""
     from regnet.training import data_settings
 
-    with suppress(OSError, ValueError, TypeError, KeyError, AttributeError):  # no settings beside it, or a matrix on disk
+    if hasattr(data.x, "dask"):  # a pass over a matrix on disk may take hours
+        return
+    with suppress(OSError, ValueError, TypeError, KeyError):  # no settings beside it
         trained_on = json.loads(checkpoint.with_name("settings.json").read_bytes())["expression"]
         if trained_on != data_settings(data, 0)["expression"]:
             _say("Notice: the layer was trained on another expression: its weights belong to those cells and unit", err=True)

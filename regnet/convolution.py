@@ -104,8 +104,7 @@ def through_layer(
     order = edges[1].argsort(stable=True)
     source, (genes, target) = edges[0, order], edges[1, order].unique_consecutive(return_inverse=True)
     rowptr = torch.searchsorted(target, torch.arange(len(genes) + 1, device=x.device))
-    # Two blocks at least: a response that owes anything to other genes, as behind a
-    # GraphNorm, differs from the real one.
+    # Two blocks at least: an output that owes anything to other genes, as behind a GraphNorm, differs from the real one.
     edges_at_once = max(1, min(_NUMBERS_AT_ONCE // max(1, x.size(1)), len(order) // 2))
     sizes = (rowptr[:-1] // edges_at_once).unique_consecutive(return_counts=True)[1]
     parts, probes = [], []
@@ -129,7 +128,7 @@ def through_layer(
             toward_m = torch.func.jvp(lambda moved: respond(moved, points[1]), points[:1], (along,))[1]  # noqa: B023
             probes.append(torch.func.jvp(respond, points, (probe[source[block]], probe[here])))
             parts.append(norms(toward_x, toward_m, undefined[here]))
-        # Also the derivative, in a random direction: in the output a bias or a loud gene would hide a difference.
+        # Also the derivative, in a random direction: in the output a bias or one large gene would hide a difference.
         real, slope, *_ = torch.func.jvp(lambda moved: _output(layer, moved, edge_index, features), (x,), (probe,))
         if not (slope := slope[genes]).isfinite().all():
             raise ValueError("its derivative has NaN or infinite entries")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -226,13 +225,12 @@ def _chosen(adata: AnnData) -> Any:
 def _match(names: Iterable[str], genes: Sequence[str], of: str) -> tuple[dict[str, int], list[str]]:
     """Name -> row of its gene: exactly, else ignoring case, else without version; and a notice for each other kind."""
     from regnet.checks import some
+    from regnet.network import without_version
 
     ways: dict[str, Callable[[str], str]] = {
         "": str,
         "match a gene only ignoring case": str.casefold,
-        "match a gene only without the version of an Ensembl identifier": lambda name: re.sub(
-            r"^(ens[a-z]*\d{6,})\.\d+$", r"\1", name.casefold()
-        ),
+        "match a gene only without the version of an Ensembl identifier": without_version,
     }
     rows: dict[str, int] = {}
     left, several, said = list(dict.fromkeys(names)), [], {}

@@ -102,12 +102,11 @@ def read_names(path: str | Path) -> list[str]:
     header, body = read_table(Path(path), str)
     keys = [header_key(name) for name in header]
     for at in [at for at, key in enumerate(keys) if key in ("label", "istf", "istf?")]:
-        answers = body[at].str.strip().str.casefold().replace("0.0", "0")
-        if (
-            other := ~answers.isin([*(yes := ["yes", "y", "true", "t", "1", "1.0"]), "no", "n", "false", "f", "0", "", "-"])
-        ).any():
+        answers = body[at].str.strip().str.casefold()
+        yes = answers.isin(["yes", "y", "true", "t", "1", "1.0"])
+        if (other := ~yes & ~answers.isin(["no", "n", "false", "f", "0", "0.0", "", "-"])).any():
             raise ValueError(f"{path}: expected yes or no as {header[at]}; got {body[at][other].iloc[0]!r}")
-        body = body[answers.isin(yes)]
+        body = body[yes]
     only = [1] if len(keys) == 2 and not keys[0] else []  # behind the numbers of pandas and R
     column = next(iter([keys.index(key) for key in HEADERS_OF_NAMES if key in keys] + only), None)
     entries = body[column] if column is not None else [header[0], *body[0]] if len(keys) == 1 else []

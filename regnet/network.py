@@ -204,7 +204,12 @@ def _is_edge(header: list[str], body: pd.DataFrame, columns: dict[str, int], gue
 
 def _spelled(names: Iterable[Any]) -> set[str]:
     """Names without case, blanks and the versions of Ensembl identifiers."""
-    return {re.sub(r"^(ens[a-z]*\d{6,})\.\d+$", r"\1", str(name).strip().casefold()) for name in names}
+    return {without_version(str(name).strip()) for name in names}
+
+
+def without_version(name: str) -> str:
+    """A name without case and, of an Ensembl identifier, without its version."""
+    return re.sub(r"^(ens[a-z]*\d{6,})\.\d+$", r"\1", name.casefold())
 
 
 def _numbers(column: pd.Series) -> pd.Series:

@@ -175,8 +175,9 @@ def test_unusable_input_is_refused(change, edges, error, words):
 
 def test_raw_counts_are_announced_in_memory_and_on_disk():
     counts = pd.DataFrame([[0, 1, 30], [2, 5, 0]], index=["SPI1", "LYZ"], columns=list("abc"))
-    on_disk = anndata.AnnData(da.from_array(counts.to_numpy().T), var=pd.DataFrame(index=counts.index))
-    for expression in (counts, on_disk):
+    on_disk, var = da.from_array(counts.to_numpy().T), pd.DataFrame(index=counts.index)
+    in_blocks = (anndata.AnnData(x, var=var) for x in (on_disk, on_disk.map_blocks(sparse.csr_matrix)))
+    for expression in (counts, *in_blocks):
         with pytest.warns(UserWarning, match="seems to be raw counts"):
             make_dataset(expression, [("SPI1", "LYZ")])
 
